@@ -1,0 +1,1 @@
+"""What is written from the code and kept in the repository: access rules, and reference pages."""

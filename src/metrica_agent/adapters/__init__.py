@@ -1,0 +1,1 @@
+"""Edges to the world. Each is tested against the real thing."""

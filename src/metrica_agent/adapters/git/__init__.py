@@ -1,0 +1,39 @@
+"""The agent's Git edge: what a remote's branch points at, a mirror of it, and files out of the mirror.
+
+| module | runs in | knows |
+| --- | --- | --- |
+| ``mirror`` | agent | ``GitMirror``, the only thing that others use |
+| ``poll``, ``ls_refs`` | agent, a thread | one question to one remote, without dulwich |
+| ``nursery`` | agent | a child's birth, deadline and death |
+| ``orders`` | both | the order and the answer |
+| ``leftovers`` | both | what an interrupted fetch leaves; the mirror's lock |
+| ``remote``, ``ssh``, ``troubles`` | both | addresses without credentials; the ssh binary; what went wrong, in words |
+| ``child`` | child | limits, one order, one answer |
+| ``fetch``, ``transports`` | child | bytes from a remote into the mirror; how the histories stand to each other |
+| ``packs`` | child | how large a pack becomes, before it is unpacked |
+| ``trust``, ``signatures`` | child | who has signed a commit, and whether they might |
+| ``store`` | child | the repository on disk: leftovers, lock, what is complete, what comes before what |
+| ``trees``, ``names`` | child | files out of a commit, nothing else; which names and links may be |
+
+A pack is hostile input; so all that parses one lives in the child, under bounds on time, memory and file size.
+"""
+
+from typing import TYPE_CHECKING
+
+from metrica_agent.adapters.git.orders import Bounds, Exported, SshOptions
+
+if TYPE_CHECKING:
+    from metrica_agent.adapters.git.mirror import GitMirror, Isolation
+
+
+def __getattr__(name: str) -> object:
+    """Import the agent's side when it is asked for: the child, born for every order, does without asyncio."""
+    if name in {"GitMirror", "Isolation"}:
+        from metrica_agent.adapters.git import mirror  # noqa: PLC0415 see above
+
+        found: object = getattr(mirror, name)
+        return found
+    raise AttributeError(name)
+
+
+__all__ = ["Bounds", "Exported", "GitMirror", "Isolation", "SshOptions"]

@@ -1,0 +1,280 @@
+"""The agent's side of Git: polls in a thread, everything that touches a pack in a child that can be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
+
+from msgspec import structs
+
+from metrica_agent.adapters.git import leftovers, orders, troubles
+from metrica_agent.adapters.git.nursery import run_in_child
+from metrica_agent.adapters.git.poll import line_to
+from metrica_agent.adapters.git.remote import Remote
+from metrica_agent.decisions.lineage import Relation
+from metrica_fleet.errors import NotNow, Ours, Unusable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from metrica_agent.adapters.git.poll import Line
+    from metrica_fleet.identity import CommitId
+
+Isolation = Literal["process", "thread"]
+_T = TypeVar("_T")
+
+
+class GitMirror:
+    """A bare, shallow mirror of one branch, and the remotes that it is filled from.
+
+    The mirror is a cache, not a record: what it can't prove is asked from the remote again, and when it is broken, too
+    large or lost, it is made anew, shallow, at the commit that the caller has. Calls that touch it run one at a time.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        branch: str = "main",
+        ssh: orders.SshOptions | None = None,
+        ca_file: Path | None = None,
+        bounds: orders.Bounds | None = None,
+        isolation: Isolation = "process",
+    ) -> None:
+        """Describe the mirror; nothing is touched before the first call.
+
+        Args:
+            path: Folder of the bare repository; made when it is missing. Its parent must exist.
+            branch: The one branch that is followed.
+            ssh: Key and known hosts for ssh remotes.
+            ca_file: Certificates to trust for https, in place of the system's.
+            bounds: What polls, fetches and exports may cost.
+            isolation: ``process`` for remotes that may be hostile; ``thread``, without deadline and memory bound, for
+                many simulated devices on a repository that is trusted.
+        """
+        self._path = path
+        self._branch = branch
+        self._ssh = ssh or orders.SshOptions()
+        self._ca_file = str(ca_file) if ca_file else None
+        self._bounds = bounds or orders.Bounds()
+        self._isolation: Isolation = isolation
+        self._one_at_a_time = asyncio.Lock()
+        self._polls: dict[str, _Poll] = {}
+        self._behind: dict[str, tuple[CommitId, CommitId | None]] = {}
+
+    async def head(self, url: str) -> CommitId:
+        """Return the branch's commit at ``url``: one round trip, within ``poll_s`` whatever the server does.
+
+        Raises:
+            NotNow: ``git-*``, ``rate-limited`` or ``branch-missing``.
+            Unusable: ``bad-remote``.
+        """
+        poll = self._polls.get(url)
+        if poll is None:
+            poll = self._polls[url] = _Poll(Remote(url), self._new_line)
+        found = await poll.head(self._branch, self._bounds.poll_s)
+        if found is None:
+            raise troubles.branch_missing(poll.remote, self._branch)
+        return found
+
+    def _new_line(self, remote: Remote) -> Line:
+        return line_to(remote, ssh=self._ssh, seconds=self._bounds.poll_s, ca_file=self._ca_file)
+
+    async def fetch(
+        self,
+        url: str,
+        commit: CommitId,
+        have: CommitId | None,
+        *,
+        signers: str | None = None,
+        within_s: float | None = None,
+    ) -> Relation:
+        """Bring ``commit`` into the mirror and return how it stands to ``have``, the commit accepted last.
+
+        After FIRST, SAME and FORWARD the commit is complete in the mirror. After BEHIND it need not be there; after
+        DIVERGED and UNPROVEN it is not: a refused history leaves nothing behind. To take such a commit all the same
+        (an operator allowed it), fetch it with ``have=None``.
+
+        Args:
+            url: The remote.
+            commit: What its branch points at.
+            have: The commit accepted last, if any.
+            signers: The ``allowed_signers`` in force, when FIRST and FORWARD are to be signed by one of them.
+            within_s: The deadline, where it is not ``fetch_s``.
+
+        Raises:
+            NotNow: ``git-*``, ``commit-missing``, ``fetch-too-large``, ``mirror-busy``, ``disk-full`` or
+                ``signatures-unverifiable``.
+            Unusable: ``bad-remote``, ``signature-missing``, ``signature-bad``, ``signer-unknown`` or
+                ``signers-unusable``; nothing of the commit is left.
+        """
+        bounds = self._bounds if within_s is None else structs.replace(self._bounds, fetch_s=within_s)
+        if self._behind.get(url) == (commit, have):
+            return Relation.BEHIND  # for ever true; a remote that lags for days costs no child at every poll
+        answer = await self._carried_out(
+            orders.Fetch(
+                mirror=str(self._path),
+                branch=self._branch,
+                url=url,
+                commit=commit,
+                have=have,
+                signers=signers,
+                ssh=self._ssh,
+                ca_file=self._ca_file,
+                bounds=bounds,
+            ),
+            f"{Remote(url)} for {commit[:8]}",
+        )
+        if isinstance(answer, orders.Related):
+            if answer.relation is Relation.BEHIND:
+                self._behind[url] = (commit, have)
+            return answer.relation
+        raise _unexpected(answer)
+
+    async def read(self, commit: CommitId, paths: Sequence[str]) -> dict[str, bytes]:
+        """Return the content of those of ``paths`` that are in ``commit``.
+
+        Raises:
+            NotNow: ``commit-missing``: fetch it again.
+            Unusable: ``not-a-file``, ``too-large`` or ``tree-broken``.
+        """
+        order = orders.Read(mirror=str(self._path), commit=commit, paths=tuple(paths), bounds=self._bounds)
+        answer = await self._carried_out(order, f"the reading of {commit[:8]}")
+        if isinstance(answer, orders.Files):
+            return answer.contents
+        raise _unexpected(answer)
+
+    async def export(self, commit: CommitId, folder: str, into: Path) -> orders.Exported:
+        """Write ``folder`` of ``commit`` below ``into``, which must not exist; fsync and rename are the caller's.
+
+        When it raises, ``into`` is gone again, except after a power cut or a cancelled call.
+
+        Raises:
+            NotNow: ``commit-missing``, ``git-timeout`` or ``disk-full``.
+            Unusable: ``folder-missing``, ``path-unsafe``, ``name-not-utf8``, ``case-collision``, ``submodule``,
+                ``mode-unsupported``, ``symlink-escapes``, ``too-many-files``, ``too-large``, ``too-deep``,
+                ``tree-broken``, ``compose-invalid``, ``compose-too-large`` or ``reads-outside``.
+        """
+        order = orders.Export(mirror=str(self._path), commit=commit, folder=folder, into=str(into), bounds=self._bounds)
+        answer = await self._carried_out(order, f"the export of {commit[:8]}")
+        if isinstance(answer, orders.Exported):
+            return answer
+        raise _unexpected(answer)
+
+    async def clear_leftovers(self) -> None:
+        """Remove what an interrupted fetch left behind. To be done at the start.
+
+        A child of an agent that was killed may still be dying: then the next fetch does it.
+        """
+        await _in_thread(self._clear_leftovers)
+
+    def _clear_leftovers(self) -> None:
+        with suppress(NotNow), leftovers.locked(self._path):
+            leftovers.sweep(self._path)
+
+    def close(self) -> None:
+        """Let go of kept connections."""
+        for poll in self._polls.values():
+            poll.close()
+        self._polls.clear()
+
+    async def _carried_out(self, order: orders.Order, what: str) -> orders.Answer:
+        async with self._one_at_a_time:
+            if self._isolation == "process":
+                answer = await run_in_child(order, what)
+            else:
+                answer = await _in_thread(lambda: _here(order))
+        match answer:
+            case orders.NotNowAnswer():
+                raise NotNow(answer.message, reason=answer.reason, retry_after_s=answer.retry_after_s)
+            case orders.UnusableAnswer():
+                raise Unusable(answer.message, reason=answer.reason)
+            case _:
+                return answer
+
+
+def _here(order: orders.Order) -> orders.Answer:
+    from metrica_agent.adapters.git.child import carried_out  # noqa: PLC0415 dulwich stays out of the agent's process
+
+    return carried_out(order)
+
+
+def _unexpected(answer: orders.Answer) -> Ours:
+    return Ours(f"the Git child answered with {type(answer).__name__}", reason="git-child-answer")
+
+
+class _Poll:
+    """The polls of one remote: never two at a time, each with a deadline that holds."""
+
+    def __init__(self, remote: Remote, new_line: Callable[[Remote], Line]) -> None:
+        self.remote = remote
+        self._new_line = new_line
+        self._line: Line | None = None
+        self._running: asyncio.Future[CommitId | None] | None = None
+
+    async def head(self, branch: str, seconds: float) -> CommitId | None:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._asked(branch)
+        except TimeoutError:
+            raise troubles.timed_out(self.remote, "a poll", seconds) from None
+
+    async def _asked(self, branch: str) -> CommitId | None:
+        while (earlier := self._running) is not None and not earlier.done():
+            await asyncio.wait([earlier])
+        line = self._line = self._line or self._new_line(self.remote)
+        running = self._running = _in_thread(lambda: line.head(branch))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            self._line = None
+            line.abort()
+            running.add_done_callback(lambda ended: _let_go(line, ended))
+            raise
+
+    def close(self) -> None:
+        line, self._line = self._line, None
+        if line is None:
+            return
+        if self._running is not None and not self._running.done():
+            line.abort()
+        else:
+            line.close()
+
+
+def _let_go(line: Line, ended: asyncio.Future[CommitId | None]) -> None:
+    """Close a line whose poll nobody waits for any more; how that poll ended is of no interest."""
+    if not ended.cancelled():
+        ended.exception()
+    line.close()
+
+
+def _in_thread(call: Callable[[], _T]) -> asyncio.Future[_T]:
+    """Run ``call`` in a thread of its own that keeps neither the loop nor the process from ending.
+
+    The default executor's threads are joined at exit: one that hangs in the resolver would hold up a shutdown.
+    """
+    loop = asyncio.get_running_loop()
+    promise: asyncio.Future[_T] = loop.create_future()
+
+    def settle(result: _T | None, error: BaseException | None) -> None:
+        if promise.cancelled():
+            return
+        if error is None:
+            promise.set_result(cast("_T", result))
+        else:
+            promise.set_exception(error)
+
+    def work() -> None:
+        try:
+            result, failure = call(), None
+        except BaseException as error:  # noqa: BLE001 it is handed on, to be raised where it is awaited
+            result, failure = None, error
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    threading.Thread(target=work, name="git", daemon=True).start()
+    return promise

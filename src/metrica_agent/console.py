@@ -1,0 +1,312 @@
+"""What a person at the device may ask, while the agent runs or not: what it runs, why, and what is wrong here.
+
+Nothing here writes, and nothing needs a network to say what is known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+from metrica_agent.adapters.clock import Clock
+from metrica_agent.adapters.compose import Engine
+from metrica_agent.adapters.git import Bounds, GitMirror, SshOptions
+from metrica_agent.adapters.git.remote import Remote
+from metrica_agent.adapters.ledger import recent_decisions, recent_events, remembered
+from metrica_agent.adapters.releases import Releases
+from metrica_agent.decisions.preflight import needs
+from metrica_agent.decisions.render import render
+from metrica_agent.decisions.standing import standing
+from metrica_agent.decisions.world import Memory, Trial
+from metrica_agent.settings import Settings
+from metrica_agent.tasks.staging import SAFE_MODE, SHIPPED_SAFE_MODE
+from metrica_fleet.errors import NotNow, Unusable
+from metrica_fleet.identity import CommitId, short
+from metrica_fleet.signers import require_somebody
+
+LEDGER = "agent.sqlite"
+ENOUGH_FREE_BYTES = 512 * 1024 * 1024
+
+
+def engine_environment(settings: Settings) -> dict[str, str]:
+    """Return our environment with what the settings say of the container engine; Compose sees only a part of it."""
+    host = settings.compose.docker_host
+    return dict(os.environ) | ({} if host is None else {"DOCKER_HOST": host})
+
+
+def safe_mode_folder(settings: Settings) -> Path:
+    """Return where the stack is that always works."""
+    return Path(settings.safe_mode.folder) if settings.safe_mode.folder else SHIPPED_SAFE_MODE
+
+
+def require_remotes(settings: Settings, file: Path) -> None:
+    """Make sure that each remote is an address that Git could have.
+
+    Raises:
+        Unusable: ``bad-remote``; names the file and the key.
+    """
+    for url in settings.git.remotes:
+        try:
+            Remote(url)
+        except Unusable as error:
+            raise Unusable(f"{file}: git.remotes: {error.message}", reason=error.reason) from error
+
+
+def mirror(settings: Settings) -> GitMirror:
+    """Return the Git edge of this device."""
+    git = settings.git
+    ssh = SshOptions(key_file=git.ssh_key_file or "", known_hosts_file=git.known_hosts_file)
+    fetch_bytes = git.fetch_mb * 1024 * 1024
+    bounds = Bounds(
+        poll_s=git.answer_s,
+        fetch_bytes=fetch_bytes,
+        mirror_bytes=max(Bounds().mirror_bytes, 2 * fetch_bytes),
+    )
+    return GitMirror(Path(settings.state_dir) / "mirror.git", branch=git.branch, ssh=ssh, bounds=bounds)
+
+
+def own_signers(settings: Settings) -> str | None:
+    """Return the device's own ``allowed_signers``; ``None`` when commits need no signature.
+
+    Raises:
+        Unusable: ``signers-unusable``: it can't be read, or nobody in it may sign commits.
+    """
+    if not settings.git.require_signatures:
+        return None
+    name = settings.git.allowed_signers_file
+    try:
+        content = Path(name).read_bytes()
+    except OSError as error:
+        way_out = "write there who may sign commits (man ssh-keygen, ALLOWED SIGNERS), or set git.require_signatures"
+        raise Unusable(f"{name}: {error.strerror}; {way_out} to false", reason="signers-unusable") from error
+    require_somebody(content, at=None, name=name)
+    return content.decode()
+
+
+def status(settings: Settings, _: argparse.Namespace) -> int:
+    """Print what this device runs and wants, and the last events; 1 when it is not where it should be."""
+    path = Path(settings.state_dir) / LEDGER
+    memory = remembered(path)
+    where = standing(memory, None, None)
+    rows = [
+        ("device", f"{settings.device} of fleet {settings.fleet}"),
+        ("role", memory.role or "-"),
+        ("mode", str(where.mode)),
+        ("wanted", f"{short(where.wanted)} {where.phase or ''}".rstrip() + _waits(memory)),
+        ("confirmed", _deployed(memory)),
+        ("trial", _trial(memory.trial)),
+        ("last refused", _refused(memory)),
+    ]
+    for name, value in rows:
+        print(f"{name:<13} {value}")
+    for _stamp, decision in recent_decisions(path, 1):
+        print(f"{'why':<13} {decision.why}")
+    print("\nlast events")
+    for event in recent_events(path, 10):
+        when = event.at.strftime("%Y-%m-%d %H:%M:%SZ") if event.at else f"{event.uptime_s:.0f} s after boot"
+        print(f"  {when}  {event.kind:<22} {event.message}")
+    return 0 if memory.trial is None and memory.confirmed is not None and where.reason is None else 1
+
+
+def _waits(memory: Memory) -> str:
+    waiting, resolved = memory.waiting, memory.resolved
+    is_so = waiting is not None and resolved is not None and waiting.release == resolved.release
+    return f", waits: {waiting.reason}" if waiting is not None and is_so else ""
+
+
+def _deployed(memory: Memory) -> str:
+    if memory.confirmed is None:
+        return "nothing yet"
+    return f"commit {short(memory.confirmed.commit)}, release {short(memory.confirmed.release)}"
+
+
+def _trial(trial: Trial | None) -> str:
+    return "none" if trial is None else f"{trial.kind} to release {short(trial.release)}"
+
+
+def _refused(memory: Memory) -> str:
+    if not memory.refused:
+        return "none"
+    last = memory.refused[0]
+    return f"{short(last.commit)} ({last.reason}): {last.message}"
+
+
+def explain(settings: Settings, asked: argparse.Namespace) -> int:
+    """Print the last decisions, newest last, each with its rule and the facts it saw."""
+    for stamp, decision in reversed(recent_decisions(Path(settings.state_dir) / LEDGER, asked.limit)):
+        print(f"{stamp.at or f'{stamp.uptime_s:.0f} s after boot'}  {decision.step}, by rule {decision.rule}")
+        print(f"  because {decision.why}")
+        for name, value in decision.facts.items():
+            if value not in {None, "-"}:
+                print(f"  {name:<12} {value}")
+    return 0
+
+
+# --- check ----------------------------------------------------------------------------------------------------
+
+
+class Found(NamedTuple):
+    """One thing that was looked at. ``way_out`` is empty where all is well."""
+
+    what: str
+    says: str
+    way_out: str = ""
+
+
+def check(settings: Settings, _: argparse.Namespace) -> int:
+    """Print what was looked at, and what to do about each problem; 1 when there is one."""
+    return asyncio.run(_check(settings))
+
+
+async def _check(settings: Settings) -> int:
+    problems = 0
+    async for found in _findings(settings):
+        problems += bool(found.way_out)
+        mark = "problem" if found.way_out else "ok"
+        print(f"{mark:<8} {found.what}: {found.says}{f'; {found.way_out}' if found.way_out else ''}", flush=True)
+    summary = "nothing is wrong here" if problems == 0 else f"{problems} to be mended"
+    print(summary, file=sys.stderr)
+    return 0 if problems == 0 else 1
+
+
+async def _findings(settings: Settings) -> AsyncIterator[Found]:
+    yield _state_dir(Path(settings.state_dir))
+    yield _room(Path(settings.state_dir))
+    yield _clock()
+    async for found in _engine(settings):
+        yield found
+    if settings.git.require_signatures:
+        yield _signers(settings)
+    yield await _safe_mode(settings)
+    for url in settings.git.remotes:
+        yield await _remote(settings, url)
+    yield await _broker(settings.bus.host, settings.bus.port)
+    if (found := await _confirmed_files(settings)) is not None:
+        yield found
+
+
+def _state_dir(path: Path) -> Found:
+    if path.is_dir() and os.access(path, os.W_OK):
+        return Found("state directory", f"{path} is there and can be written")
+    if not path.exists() and os.access(_nearest(path), os.W_OK):
+        return Found("state directory", f"{path} will be made at the first start")
+    return Found("state directory", f"{path} can't be written by user {os.getuid()}", "run the agent as its owner")
+
+
+def _nearest(path: Path) -> Path:
+    return next(parent for parent in (path, *path.parents) if parent.exists())
+
+
+def _room(path: Path) -> Found:
+    free = shutil.disk_usage(_nearest(path)).free
+    says = f"{free // (1024 * 1024)} MiB are free where {path} is"
+    return Found("disk", says, "" if free >= ENOUGH_FREE_BYTES else "free some: updates need room for images")
+
+
+def _clock() -> Found:
+    if Clock.of_this_machine().wall() is not None:
+        return Found("clock", "the wall clock is synchronised")
+    return Found("clock", "not synchronised yet: events carry the time since boot; nothing else depends on it")
+
+
+async def _engine(settings: Settings) -> AsyncIterator[Found]:
+    engine = Engine(settings.compose.project, environment=engine_environment(settings))
+    try:
+        yield Found("docker compose", await engine.version())
+    except (NotNow, Unusable) as error:
+        yield Found("docker compose", error.message, "install Docker and its Compose plug-in, version 2")
+    try:
+        containers = await engine.containers()
+    except NotNow as error:
+        yield Found("container engine", error.message, "start it, and let this user use its socket")
+        return
+    running = sum(container.state == "running" for container in containers)
+    says = f"answers; {running} of {len(containers)} containers of project {settings.compose.project} run"
+    yield Found("container engine", says)
+
+
+def _signers(settings: Settings) -> Found:
+    if shutil.which("ssh-keygen") is None:
+        return Found("signatures", "ssh-keygen is missing, so that no commit is accepted", "install openssh-client")
+    try:
+        own_signers(settings)
+    except Unusable as error:
+        return Found("signatures", error.message, "the agent does not start without it")
+    return Found("signatures", f"commits must be signed; trust begins with {settings.git.allowed_signers_file}")
+
+
+async def _safe_mode(settings: Settings) -> Found:
+    """Look at the stack that always works: once it is needed, nobody can mend it."""
+    folder, what = safe_mode_folder(settings), "safe-mode stack"
+    engine = Engine(settings.compose.project, environment=engine_environment(settings))
+    releases = Releases(Path(settings.state_dir))
+    places = releases.places(folder, SAFE_MODE)
+    variables = {"METRICA_DATA": places.data}
+    try:
+        entries = await releases.manifest(folder)
+        model = await engine.resolve(folder, variables)
+        rendered = render(
+            model,
+            project=settings.compose.project,
+            places=places,
+            entries=entries,
+            variables=variables,
+            may_be_empty=True,
+        )
+        needed = needs(rendered.compose, content_root=places.content, data_root=places.data)
+        missing = await engine.missing_images(needed.images)
+        absent = await releases.absent(needed.host_sources)
+    except Unusable as error:
+        return Found(what, f"{folder}: {error.message}", "mend it, or the device has nothing to fall back on")
+    except NotNow as error:
+        return Found(what, f"{folder} could not be looked at: {error.message}")
+    if missing:
+        return Found(
+            what, f"{folder}: image {missing[0].name} is not on this device", "pull it: safe mode pulls nothing"
+        )
+    if absent:
+        return Found(what, f"{folder}: {absent[0]} does not exist", "make it, or mount something else")
+    services = ", ".join(service.name for service in rendered.services) or "nothing, and so nothing in it can fail"
+    return Found(what, f"{folder} can run: {services}")
+
+
+async def _remote(settings: Settings, url: str) -> Found:
+    git = mirror(settings)
+    try:
+        commit = await git.head(url)
+    except (NotNow, Unusable) as error:
+        return Found("git remote", error.message, "mend it, or the device stays where it is")
+    finally:
+        git.close()
+    return Found("git remote", f"{Remote(url)} offers {short(CommitId(commit))} on {settings.git.branch}")
+
+
+async def _broker(host: str, port: int) -> Found:
+    try:
+        async with asyncio.timeout(5):
+            _, writer = await asyncio.open_connection(host, port)
+    except OSError as error:
+        says = f"{host}:{port} does not answer ({error.strerror or 'no answer in time'})"
+        return Found("broker", says, "the device works on and keeps what it has to say until it is back")
+    writer.close()
+    return Found("broker", f"{host}:{port} answers")
+
+
+async def _confirmed_files(settings: Settings) -> Found | None:
+    try:
+        memory = remembered(Path(settings.state_dir) / LEDGER)
+    except NotNow:
+        return None
+    if memory.confirmed is None:
+        return None
+    changed = await Releases(Path(settings.state_dir)).verify(memory.confirmed.release)
+    name = f"release {short(memory.confirmed.release)}"
+    if not changed:
+        return Found("confirmed release", f"{name} is on disk as it was published")
+    return Found("confirmed release", f"{name}: {changed[0]}", "the agent stages it again when it is missing")

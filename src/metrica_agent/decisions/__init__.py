@@ -1,0 +1,1 @@
+"""Pure decisions over frozen values. Nothing here touches loop, clock, disk, chance or network."""

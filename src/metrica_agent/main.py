@@ -1,0 +1,315 @@
+"""``metrica-agent``: who is wired to whom, and what a person at the console may ask."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import os
+import random
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from metrica_agent.adapters.bus import Broker, Bus
+from metrica_agent.adapters.clock import Clock
+from metrica_agent.adapters.compose import Engine
+from metrica_agent.adapters.host import Host, Sources
+from metrica_agent.adapters.ledger import Ledger
+from metrica_agent.adapters.leftovers import Leftovers
+from metrica_agent.adapters.probes import probe
+from metrica_agent.adapters.releases import Releases
+from metrica_agent.adapters.spool import Spool
+from metrica_agent.adapters.systemd import Supervisor
+from metrica_agent.adapters.watchman import Watchman
+from metrica_agent.console import (
+    LEDGER,
+    check,
+    engine_environment,
+    explain,
+    mirror,
+    own_signers,
+    require_remotes,
+    safe_mode_folder,
+    status,
+)
+from metrica_agent.console_orders import BELL, LOCK, SPOOL, accept_history, hold, safe_mode
+from metrica_agent.decisions.guarding import LOOK_S, START_S
+from metrica_agent.durable import Disk
+from metrica_agent.reserve import Reserve
+from metrica_agent.settings import DEFAULT_FILE, Settings, read_settings
+from metrica_agent.tasks.cleaning import first_aid
+from metrica_agent.tasks.device import run_device
+from metrica_agent.tasks.guard import Patience
+from metrica_agent.tasks.orders import Orders
+from metrica_agent.tasks.parts import Identity, Pace, Parts
+from metrica_agent.tasks.staging import Staging
+from metrica_agent.wake import Wake
+from metrica_fleet import __version__, logs
+from metrica_fleet.errors import FleetError, NotNow, Unusable
+from metrica_fleet.identity import FleetId
+from metrica_fleet.retry import full_jitter
+
+log = structlog.stdlib.get_logger(__name__)
+
+ABOUT = "Converges this device towards its fleet's commit, or takes it back."
+THREADS = 4
+"""For file work and name look-ups: each thread costs memory for ever."""
+START_BASE_S = 1.0
+START_CAP_S = 30.0
+_T = TypeVar("_T")
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 well, 1 the answer is no, 2 a mistake in the call or the settings, 3 stuck."""
+    asked = _parser().parse_args(arguments)
+    try:
+        settings = read_settings(asked.config, os.environ)
+        require_remotes(settings, asked.config)
+        sys.exit(asked.command(settings, asked))
+    except FleetError as error:
+        print(f"metrica-agent: {error.message}", file=sys.stderr)
+        sys.exit(EXIT_USAGE if isinstance(error, Unusable) else EXIT_FAILED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="metrica-agent", description="Converges this device towards its fleet's commit."
+    )
+    parser.add_argument("--version", action="version", version=f"metrica-agent {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, about: str, run: Callable[[Settings, argparse.Namespace], int]) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=about, description=about)
+        one.add_argument("--config", type=Path, default=DEFAULT_FILE, metavar="FILE", help="default: %(default)s")
+        one.set_defaults(command=run)
+        return one
+
+    command("run", "Run the agent until it is told to stop.", _run)
+    command("status", "Print what this device runs and wants.", status)
+    explaining = command("explain", "Print the last decisions, with the rule and the facts behind each.", explain)
+    explaining.add_argument("-n", type=int, default=5, dest="limit", metavar="N", help="how many (default: 5)")
+    command("check", "Print what is wrong with this installation, in words.", check)
+    for name, about, run in (
+        ("safe-mode", "Enter safe mode (the stack that always works runs, updates wait), or leave it.", safe_mode),
+        ("hold", "Let nothing change on this device, or go on.", hold),
+    ):
+        ordering = command(name, about, run)
+        ordering.add_argument("state", choices=("on", "off"))
+        _reason(ordering)
+    accepting = command("accept-history", "Let a commit follow although the branch was rewritten.", accept_history)
+    accepting.add_argument("commit", metavar="COMMIT", help="all 40 digits")
+    _reason(accepting)
+    return parser
+
+
+def _reason(ordering: argparse.ArgumentParser) -> None:
+    ordering.add_argument("--reason", required=True, metavar="TEXT", help="why; it is told with the order")
+
+
+def _run(settings: Settings, _: argparse.Namespace) -> int:
+    logs.set_up("info")
+    structlog.contextvars.bind_contextvars(device=settings.device)
+    supervisor = Supervisor.of(os.environ)
+    signal.signal(BELL, signal.SIG_IGN)  # until somebody listens
+    with _only_one(Path(settings.state_dir)):
+        runner = _uvloop_or_asyncio()
+        look_s = min(LOOK_S, settings.guard.blocked_s / 6)
+        watchman = Watchman(Path(settings.state_dir), supervisor, look_s=look_s)
+        watchman.begin()
+        supervisor.ready()
+        return runner(_until_told_to_stop(partial(_device, settings, watchman), supervisor.stopping))
+
+
+def _uvloop_or_asyncio() -> Callable[[Coroutine[object, object, int]], int]:
+    try:
+        import uvloop  # noqa: PLC0415 - not on every Python
+    except ImportError:
+        return asyncio.run
+    return uvloop.run
+
+
+@contextmanager
+def _only_one(state_dir: Path) -> Generator[None]:
+    """Hold the state directory: two agents on one ledger would each undo the other.
+
+    Raises:
+        Unusable: ``already-running`` or ``state-dir``.
+    """
+    try:
+        Disk().directory(state_dir, 0o700)  # durable: all that the device remembers is in it
+        lock = (state_dir / LOCK).open("a", encoding="ascii")
+    except OSError as error:
+        message = f"{state_dir}: {error.strerror}; the agent needs a directory of its own to write to (state_dir)"
+        raise Unusable(message, reason="state-dir") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Unusable(f"{state_dir}: another agent runs on it already", reason="already-running") from error
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")  # whom an order at the console rings
+        lock.flush()
+        yield
+
+
+async def _until_told_to_stop(run: Callable[[], Coroutine[object, object, None]], on_stop: Callable[[], object]) -> int:
+    """Run until SIGTERM or SIGINT, which cancel it: everything then ends in order, with 0.
+
+    What no task expected ends the process with 1: its supervisor starts it again, on what the ledger remembers.
+    """
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="blocking"))
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(_watched(run), name="device")
+
+        def stop() -> None:
+            on_stop()
+            running.cancel()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+    return 0 if running.cancelled() else running.result()
+
+
+async def _watched(run: Callable[[], Coroutine[object, object, None]]) -> int:
+    try:
+        await run()
+    except FleetError as error:
+        log.critical("agent_ended", reason=error.reason, error=error.message)
+    except ExceptionGroup:
+        log.critical("agent_failed", exc_info=True)
+    return EXIT_FAILED
+
+
+async def _device(settings: Settings, watchman: Watchman) -> None:
+    """Make the adapters, and run the device on them."""
+    fleet, state_dir = FleetId(settings.fleet), Path(settings.state_dir)
+    signers = own_signers(settings)
+    clock = Clock.of_this_machine()
+    engine = Engine(settings.compose.project, environment=engine_environment(settings))
+    releases, chance = Releases(state_dir), random.SystemRandom().random
+    reserve = Reserve(state_dir, settings.host.reserve_bytes)
+    leftovers = Leftovers(
+        log_folders=settings.cleaning.log_folders,
+        journal=settings.cleaning.journal_folder,
+        journal_kept_bytes=settings.cleaning.journal_kept_bytes,
+    )
+    git, host = mirror(settings), _host(settings, clock, engine)
+    runtime = Staging(
+        git=git,
+        store=releases,
+        engine=engine,
+        project=settings.compose.project,
+        safe_mode=safe_mode_folder(settings),
+        leftovers=leftovers,
+    )
+
+    async def make_room() -> None:
+        reserve.give_up()
+        await first_aid(runtime, await host.vitals(), settings.strain, await releases.complete())
+
+    async with AsyncExitStack() as stack:
+        stack.callback(git.close)
+        patiently = partial(_with_room, make_room=make_room, watchman=watchman, chance=chance)
+        await patiently(releases.clear_leftovers)
+        ledger = await _with_room(
+            partial(Ledger.open, state_dir / LEDGER, make_room=reserve.give_up),
+            make_room=make_room,
+            watchman=watchman,
+            chance=chance,
+        )
+        stack.push_async_callback(ledger.close)
+        await patiently(git.clear_leftovers)
+        orders_given = Wake(clock.now_s)
+        asyncio.get_running_loop().add_signal_handler(BELL, orders_given.nudge)
+        parts = Parts(
+            identity=Identity(fleet=fleet, device=settings.device, agent_version=__version__),
+            pace=Pace(
+                poll_s=settings.git.poll_s,
+                fetch_s=settings.git.fetch_s,
+                heartbeat_s=settings.heartbeat_s,
+                sample_s=settings.sample_s,
+                steady_s=settings.guard.steady_s,
+                look_s=settings.host.look_s,
+                check_s=settings.drift.check_s,
+                network_lost_s=settings.guard.network_lost_s,
+            ),
+            remotes=settings.git.remotes,
+            git=git,
+            releases=releases,
+            runtime=runtime,
+            engine=engine,
+            probe=partial(probe, execute=engine.execute),
+            ledger=ledger,
+            bus=Bus(_broker(settings), fleet=fleet, device=settings.device),
+            clock=clock,
+            vitals=host.vitals,
+            orders=Orders(spool=Spool(state_dir / SPOOL), wake=orders_given, now_s=clock.now_s, chance=chance),
+            chance=chance,
+            limits=settings.strain,
+            reserve=reserve,
+            own_signers=signers,
+            watchman=watchman,
+            patience=Patience(
+                look_s=min(LOOK_S, settings.guard.blocked_s / 6),
+                blocked_s=settings.guard.blocked_s,
+                slack_s=settings.guard.slack_s,
+            ),
+            last_words=watchman.last_words,
+            on_told=watchman.told,
+        )
+        await run_device(parts)
+
+
+async def _with_room(
+    step: Callable[[], Awaitable[_T]],
+    *,
+    make_room: Callable[[], Awaitable[None]],
+    watchman: Watchman,
+    chance: Callable[[], float],
+) -> _T:
+    """Return what ``step`` returns, however long it takes: a full disk must not keep the agent from what frees it."""
+    attempt = 0
+    while True:
+        watchman.beat(START_S)
+        try:
+            return await step()
+        except NotNow as error:
+            log.warning("start_held_up", reason=error.reason, error=error.message)
+            try:
+                await make_room()
+            except NotNow as trouble:
+                log.warning("no_room_made", reason=trouble.reason, error=trouble.message)
+        attempt += 1
+        await asyncio.sleep(full_jitter(attempt, chance(), START_BASE_S, START_CAP_S))
+
+
+def _host(settings: Settings, clock: Clock, engine: Engine) -> Host:
+    host = settings.host
+    return Host(
+        Path(settings.state_dir),
+        synchronised=lambda: clock.wall() is not None,
+        sources=Sources(
+            thermal_zones=Path(host.thermal_zones),
+            throttled=Path(host.throttled_file),
+            memory_pressure=Path(host.memory_pressure_file),
+        ),
+        limits=settings.strain,
+        data_root=engine.data_root,
+    )
+
+
+def _broker(settings: Settings) -> Broker:
+    bus = settings.bus
+    password_file = Path(bus.password_file) if bus.password_file else None
+    return Broker(host=bus.host, port=bus.port, username=bus.username, password_file=password_file)

@@ -1,0 +1,167 @@
+"""What the agent is told about its device: ``agent.toml``, with single values overridden by the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from metrica_agent.decisions.contact import LOST_S
+from metrica_agent.decisions.guarding import BLOCKED_S, SLACK_S
+from metrica_agent.decisions.starting import STEADY_S
+from metrica_agent.decisions.strain import StrainLimits
+from metrica_fleet.configuration import configured
+from metrica_fleet.errors import Unusable
+from metrica_fleet.identity import DeviceName, Name
+
+DEFAULT_FILE = Path("/etc/metrica/agent.toml")
+PREFIX = "METRICA_AGENT_"
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+
+
+class GitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the fleet repository is; the remotes are asked in order."""
+
+    remotes: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    branch: str = "main"
+    poll_s: Seconds = 60.0
+    ssh_key_file: str | None = None
+    known_hosts_file: str = "/etc/metrica/known_hosts"
+    answer_s: Seconds = 20.0
+    """How long a remote may take to say what its branch points at."""
+    fetch_s: Seconds = 60.0
+    """How long a fetch may take at first; doubled, up to an hour, while no remote is quick enough."""
+    fetch_mb: Annotated[int, msgspec.Meta(ge=1, le=256)] = 64
+    """MiB that one fetch may bring."""
+    require_signatures: bool = False
+    """Whether a commit must be signed (SSH) by somebody in ``allowed_signers``."""
+    allowed_signers_file: str = "/etc/metrica/allowed_signers"
+    """Whom the device trusts first; from then on the fleet repository's own file counts, changed by signed commits."""
+
+
+class BusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the broker is. Without one the device works on and keeps what it has to say."""
+
+    host: str
+    port: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 1883
+    username: str | None = None
+    password_file: str | None = None
+
+
+class ComposeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the container engine is used."""
+
+    project: Name = "metrica"
+    docker_host: str | None = None
+    """As ``DOCKER_HOST``; the environment's, or Docker's own default, when unset."""
+
+
+class SafeModeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The stack that always works."""
+
+    folder: str | None = None
+    """With a ``compose.yaml`` whose images are on the device; the one that ships with the agent runs nothing."""
+
+
+class GuardSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the agent looks after itself."""
+
+    steady_s: Seconds = STEADY_S
+    """An agent that has lived so long is steady; three starts in three minutes without that are a crash loop."""
+    blocked_s: Seconds = BLOCKED_S
+    """An event loop that comes to nothing for so long ends the process."""
+    slack_s: Seconds = SLACK_S
+    """How much later than it promised a task may be before that ends the process."""
+    network_lost_s: Seconds = LOST_S
+    """When neither Git nor the bus could be reached for so long, that is told."""
+
+
+class DriftSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How often the device looks whether it still is what it is to be."""
+
+    check_s: Seconds = 300.0
+    """Between looks at the files of the release that runs."""
+
+
+class CleaningSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may be cleaned on a low disk, beyond what the agent and the container engine made."""
+
+    log_folders: tuple[str, ...] = ("/var/log",)
+    """Rotated logs (``*.gz``, ``*.1`` ...) below these."""
+    journal_folder: str = "/var/log/journal"
+    journal_kept_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**50)] = 64 * 1024 * 1024
+
+
+class HostSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the machine's sensors are: for unusual boards, and for tests."""
+
+    look_s: Seconds = 15.0
+    """Between looks at disk, heat, supply and memory."""
+    reserve_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**40)] = 32 * 1024 * 1024
+    """Set aside on disk, so that the agent can always write its own state; at most 2 % of the disk."""
+    thermal_zones: str = "/sys/class/thermal"
+    throttled_file: str = "/sys/devices/platform/soc/soc:firmware/get_throttled"
+    memory_pressure_file: str = "/proc/pressure/memory"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``agent.toml``."""
+
+    fleet: Name
+    device: DeviceName
+    git: GitSettings
+    bus: BusSettings
+    compose: ComposeSettings = ComposeSettings()
+    safe_mode: SafeModeSettings = SafeModeSettings()
+    guard: GuardSettings = GuardSettings()
+    strain: StrainLimits = StrainLimits()
+    cleaning: CleaningSettings = CleaningSettings()
+    host: HostSettings = HostSettings()
+    drift: DriftSettings = DriftSettings()
+    state_dir: str = "/var/lib/metrica"
+    heartbeat_s: Seconds = 60.0
+    sample_s: Seconds = 2.0
+
+
+def read_settings(path: Path, environment: Mapping[str, str]) -> Settings:
+    """Return the settings in ``path``, overridden by variables such as ``METRICA_AGENT_GIT_POLL_S``.
+
+    Raises:
+        Unusable: ``settings-missing``, or ``file:line: what is wrong; what to do``.
+    """
+    content = _read(path, "write the settings there, or say --config FILE")
+    read = configured(
+        str(path),
+        content,
+        Settings,
+        environment,
+        prefix=PREFIX,
+        read_file=_read_text,
+    )
+    _require_rising(str(path), read.settings.strain)
+    return read.settings
+
+
+def _require_rising(file: str, limits: StrainLimits) -> None:
+    if not limits.warm_celsius < limits.hot_celsius < limits.critical_celsius:
+        message = (
+            f"{file}: strain: warm_celsius, hot_celsius and critical_celsius must rise in this order; correct them"
+        )
+        raise Unusable(message, reason="wrong-type")
+
+
+def _read_text(name: str) -> str:
+    try:
+        return _read(Path(name), "a variable that ends in _FILE names it").decode()
+    except UnicodeDecodeError as error:
+        message = f"{name}: it is no UTF-8 text; a variable that ends in _FILE names it"
+        raise Unusable(message, reason="settings-missing") from error
+
+
+def _read(path: Path, way_out: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Unusable(f"{path}: {error.strerror}; {way_out}", reason="settings-missing") from error

@@ -1,0 +1,295 @@
+"""One device: its tasks, wired to each other and to the adapters that they are given.
+
+The real agent and the simulator run the same function; they differ in the adapters only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+
+import structlog
+
+from metrica_agent.decisions import starting
+from metrica_agent.decisions.standing import standing
+from metrica_agent.decisions.strain import SLOWER, in_words, rebased
+from metrica_agent.decisions.world import Saying, Stamp
+from metrica_agent.pulse import Pulse
+from metrica_agent.tasks import beginning
+from metrica_agent.tasks.contact import ContactTask
+from metrica_agent.tasks.converge import Convergence
+from metrica_agent.tasks.files import FilesTask
+from metrica_agent.tasks.guard import GuardTask
+from metrica_agent.tasks.health import HealthTask, Vigil
+from metrica_agent.tasks.machine import MachineTask
+from metrica_agent.tasks.parts import Ledger, Parts
+from metrica_agent.tasks.report import ReportTask, Timing
+from metrica_agent.tasks.sync import Offer, SyncTask
+from metrica_agent.wake import Wake
+from metrica_fleet.errors import NotNow
+from metrica_fleet.identity import short
+from metrica_fleet.messages import Head, Refusal, Status
+from metrica_fleet.records import Vitals
+from metrica_fleet.retry import full_jitter
+
+log = structlog.stdlib.get_logger(__name__)
+
+CONTAINED_BASE_S = 5.0
+CONTAINED_CAP_S = 300.0
+PULSES_OF = {
+    "converge": ("converge",),
+    "health": ("health",),
+    "machine": ("machine",),
+    "engine-events": ("engine-events",),
+    "sync": ("sync",),
+    "report": ("heartbeats", "talk"),
+    "orders": ("orders",),
+    "contact": ("contact",),
+    "files": ("files",),
+}
+"""Task -> the loops in it that promise."""
+PULSES = tuple(pulse for pulses in PULSES_OF.values() for pulse in pulses)
+
+
+async def run_device(parts: Parts) -> None:
+    """Run all tasks of one device until cancelled. An error that no task expects ends them all.
+
+    Not so in the safe mode of an agent that crash-looped: there each task that fails is started again by itself, so
+    that the others, telemetry first of all, go on.
+    """
+    await beginning.begin(parts)
+    await beginning.hear(parts)
+    device = _Device(parts)
+    contain = device.has_crash_looped()
+    try:
+        async with asyncio.TaskGroup() as group:
+            for name, task in device.tasks().items():
+                work = device.contained(name, task) if contain else task()
+                group.create_task(work, name=name)
+    except asyncio.CancelledError:
+        await asyncio.shield(beginning.end(parts, device.convergence.memory))
+        raise
+
+
+class _Teller:
+    """The ledger for tasks that only tell: what they write down is reported at once."""
+
+    def __init__(self, ledger: Ledger, report: Wake) -> None:
+        self._ledger = ledger
+        self._report = report
+
+    async def record(self, stamp: Stamp, *, sayings: Sequence[Saying] = ()) -> tuple[int, ...]:
+        """Write events down, and wake the report. A ledger that can't be written to ends nothing: it is logged."""
+        try:
+            seqs = await self._ledger.record(stamp, sayings=sayings)
+        except NotNow as error:
+            kinds = ", ".join(saying.kind for saying in sayings)
+            log.warning("event_unwritten", kind=kinds, reason=error.reason, error=error.message)
+            return ()
+        self._report.nudge()
+        return seqs
+
+
+class _Device:
+    """The tasks, and the wake-ups between them."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.pulses = {name: Pulse() for name in PULSES}
+        now_s, pulses = parts.clock.now_s, self.pulses
+        converge, health, sync = (Wake(now_s, pulses[name]) for name in ("converge", "health", "sync"))
+        report = Wake(now_s, pulses["talk"])
+        self._parts = parts
+        self._offer = Offer()
+        teller = self._teller = _Teller(parts.ledger, report)
+        vigil = Vigil(wake=health)
+        memory = parts.ledger.memory()
+        self.machine = MachineTask(
+            vitals=parts.vitals,
+            limits=parts.limits,
+            memory=lambda: self.convergence.memory,
+            reserve=parts.reserve,
+            ledger=teller,
+            clock=parts.clock,
+            wake=Wake(now_s, pulses["machine"]),
+            pulse=pulses["machine"],
+            look_s=parts.pace.look_s,
+            felt=rebased(memory.strain, parts.clock.boot_id, now_s()),
+            on_change=converge.nudge,
+        )
+        self.contact = ContactTask(
+            ledger=teller,
+            clock=parts.clock,
+            wake=Wake(now_s, pulses["contact"]),
+            lost_s=parts.pace.network_lost_s,
+        )
+        self.files = FilesTask(
+            store=parts.releases,
+            now_s=now_s,
+            wake=Wake(now_s, pulses["files"]),
+            on_altered=converge.nudge,
+            check_s=parts.pace.check_s,
+            pulse=pulses["files"],
+        )
+        self.sync = SyncTask(
+            device=parts.identity.device,
+            remotes=parts.remotes,
+            poll_s=parts.pace.poll_s,
+            git=parts.git,
+            memory=lambda: self.convergence.memory,
+            offer=self._offer,
+            ledger=teller,
+            clock=parts.clock,
+            wake=sync,
+            chance=parts.chance,
+            on_offer=self._offered,
+            fetch_s=parts.pace.fetch_s,
+            signatures_required=parts.own_signers is not None,
+            pulse=pulses["sync"],
+            on_answer=self.contact.heard,
+        )
+        self.convergence = Convergence(
+            boot_id=parts.clock.boot_id,
+            memory=memory,
+            ledger=parts.ledger,
+            releases=parts.releases,
+            runtime=parts.runtime,
+            vigil=vigil,
+            machine=self.machine,
+            files=self.files,
+            candidates=self._offer,
+            recall=self.sync.understood,
+            orders=parts.orders,
+            clock=parts.clock,
+            wake=converge,
+            chance=parts.chance,
+            on_record=report.nudge,
+            steady_s=parts.pace.steady_s,
+            pulse=pulses["converge"],
+        )
+        self.health = HealthTask(
+            vigil=vigil,
+            engine=parts.engine,
+            probe=parts.probe,
+            ledger=teller,
+            clock=parts.clock,
+            fast_s=parts.pace.sample_s,
+            chance=parts.chance,
+            on_sample=converge.nudge,
+            pulse=pulses["health"],
+            following=pulses["engine-events"],
+        )
+        self.report = ReportTask(
+            device=parts.identity.device,
+            agent_version=parts.identity.agent_version,
+            outbox=parts.ledger,
+            bus=parts.bus,
+            clock=parts.clock,
+            vitals=self.machine.last_seen,
+            status=self._status,
+            on_head=self._nudged,
+            chance=parts.chance,
+            wake=report,
+            timing=Timing(heartbeat_s=parts.pace.heartbeat_s),
+            slower=lambda: SLOWER if in_words(self.convergence.memory.strain) else 1,
+            on_link=self.contact.linked,
+            pulse=pulses["heartbeats"],
+            talking=pulses["talk"],
+        )
+        parts.orders.pulse = pulses["orders"]
+
+    def tasks(self) -> dict[str, Callable[[], Coroutine[object, object, None]]]:
+        """Return every task by its name."""
+        orders = self._parts.orders
+        return {
+            "converge": self.convergence.run,
+            "health": self.health.run,
+            "machine": self.machine.run,
+            "engine-events": self.health.follow,
+            "files": self.files.run,
+            "sync": self.sync.run,
+            "report": self.report.run,
+            "orders": lambda: orders.run(self.convergence.wake.nudge),
+            "contact": self.contact.run,
+            **self._guard(),
+        }
+
+    def _guard(self) -> dict[str, Callable[[], Coroutine[object, object, None]]]:
+        parts = self._parts
+        if parts.watchman is None:
+            return {}
+        guard = GuardTask(
+            pulses=self.pulses,
+            clock=parts.clock,
+            watchman=parts.watchman,
+            patience=parts.patience,
+            status=self._in_words,
+        )
+        return {"guard": guard.run}
+
+    def _in_words(self) -> str:
+        """Return where the device stands, for ``systemctl status``."""
+        memory = self.convergence.memory
+        where = standing(memory, self._offer.candidate, self.convergence.last_choice)
+        runs = short(memory.confirmed.release) if memory.confirmed else "none"
+        wanted = f"commit {short(where.wanted)} {where.phase or ''}" if where.wanted else "no commit known"
+        return f"{where.mode}; release {runs}; {wanted}{f'; {where.message}' if where.message else ''}"
+
+    def has_crash_looped(self) -> bool:
+        """Whether the device is in the safe mode of an agent that crash-looped."""
+        safe = self.convergence.memory.safe
+        return safe is not None and safe.reason == starting.CRASH_LOOP
+
+    async def contained(self, name: str, task: Callable[[], Coroutine[object, object, None]]) -> None:
+        """Run ``task``, and again when it fails, ever later; once safe mode was left a failure ends the agent again."""
+        parts, attempt = self._parts, 0
+        while True:
+            try:
+                await task()
+            except Exception as error:
+                if not self.has_crash_looped():
+                    raise
+                log.exception("task_failed", task=name)
+                message = f"the task {name} failed: {type(error).__name__}: {error}"
+                saying = Saying(kind="task.failed", reason="unexpected", message=message[:1000], detail={"task": name})
+                await self._teller.record(parts.clock.stamp(), sayings=(saying,))
+            attempt += 1
+            for pulse in PULSES_OF.get(name, ()):
+                self.pulses[pulse].back_within(CONTAINED_CAP_S, "failed, and is started again")
+            await asyncio.sleep(full_jitter(attempt, parts.chance(), CONTAINED_BASE_S, CONTAINED_CAP_S))
+
+    def _offered(self) -> None:
+        """Decide anew; and what is wanted is part of the status, whether it may change anything or not."""
+        self.convergence.wake.nudge()
+        self.report.wake.nudge()
+
+    def _nudged(self, head: Head) -> None:
+        """Look at the remotes now, unless what the hub saw is what we know."""
+        candidate = self._offer.candidate
+        if candidate is None or candidate.commit != head.commit:
+            self.sync.wake.nudge()
+
+    def _status(self) -> Status:
+        memory, parts = self.convergence.memory, self._parts
+        where = standing(memory, self._offer.candidate, self.convergence.last_choice)
+        last = memory.last_refused
+        confirmed = memory.confirmed
+        return Status(
+            device=parts.identity.device,
+            role=memory.role,
+            tags=memory.tags,
+            mode=where.mode,
+            commit=confirmed.commit if confirmed else None,
+            release=confirmed.release if confirmed else None,
+            wanted_commit=where.wanted,
+            phase=where.phase,
+            reason=where.reason,
+            message=where.message,
+            refused=Refusal(commit=last.commit, reason=last.reason, message=last.message) if last else None,
+            at=None,
+            boot_id=parts.clock.boot_id,
+            uptime_s=0.0,
+            agent_version=parts.identity.agent_version,
+            stream=parts.ledger.stream,
+            last_seq=0,
+            vitals=Vitals(),
+        )

@@ -1,0 +1,122 @@
+"""What a device is made of: who it is, how often it looks, and the adapters that it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from metrica_agent.decisions import contact, starting
+from metrica_agent.decisions.strain import StrainLimits
+from metrica_agent.decisions.world import Memory
+from metrica_agent.tasks import ports
+from metrica_agent.tasks.files import CHECK_S, Store
+from metrica_agent.tasks.guard import Patience, Watchman
+from metrica_agent.tasks.health import Engine, Probe
+from metrica_agent.tasks.machine import Reserve
+from metrica_agent.tasks.orders import Orders
+from metrica_agent.tasks.report import Bus, Outbox
+from metrica_agent.tasks.sync import Git
+from metrica_fleet.identity import BootId, DeviceId, FleetId
+from metrica_fleet.records import Vitals
+
+
+class Clock(ports.Clock, Protocol):
+    """All that the tasks ask of a clock."""
+
+    @property
+    def boot_id(self) -> BootId: ...
+
+
+class Opened(Protocol):
+    """What was found where the ledger should be."""
+
+    @property
+    def set_aside(self) -> Path | None: ...
+    @property
+    def why(self) -> str: ...
+
+
+class BootCount(Protocol):
+    """How often the machine and the agent were started."""
+
+    @property
+    def boots(self) -> int: ...
+    @property
+    def starts(self) -> int: ...
+
+
+class Ledger(ports.Ledger, Outbox, Protocol):
+    """All that the tasks ask of the ledger."""
+
+    @property
+    def opened(self) -> Opened: ...
+    async def started(self, boot_id: BootId) -> BootCount: ...
+
+    def memory(self) -> Memory: ...
+
+
+class Stored(ports.Releases, Store, Protocol):
+    """All that the tasks ask of the releases on disk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Which device this is, and which agent runs on it."""
+
+    fleet: FleetId
+    device: DeviceId
+    agent_version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How often the tasks look."""
+
+    poll_s: float = 60.0
+    fetch_s: float = 60.0
+    """The first fetch's deadline; it grows while no remote keeps it."""
+    heartbeat_s: float = 60.0
+    sample_s: float = 2.0
+    """Between looks at what runs while something is on trial."""
+    steady_s: float = starting.STEADY_S
+    """An agent that has lived so long is steady."""
+    look_s: float = 15.0
+    """Between looks at the machine."""
+    check_s: float = CHECK_S
+    """Between looks at the files of the release that is to run."""
+    network_lost_s: float = contact.LOST_S
+    """A network that is away for so long is told to be lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The adapters of one device."""
+
+    identity: Identity
+    pace: Pace
+    remotes: tuple[str, ...]
+    git: Git
+    releases: Stored
+    runtime: ports.Runtime
+    engine: Engine
+    probe: Probe
+    ledger: Ledger
+    bus: Bus
+    clock: Clock
+    vitals: Callable[[], Awaitable[Vitals]]
+    orders: Orders
+    chance: Callable[[], float]
+    limits: StrainLimits = field(default_factory=StrainLimits)
+    """Where strain begins."""
+    reserve: Reserve | None = None
+    own_signers: str | None = None
+    """The device's own ``allowed_signers``; ``None``: commits need no signature."""
+    watchman: Watchman | None = None
+    """Who watches over the loop; without one (a simulation) nobody watches over the tasks either."""
+    patience: Patience = field(default_factory=Patience)
+    last_words: str = ""
+    """What an earlier process of this agent left that was stuck."""
+    on_told: Callable[[], None] = lambda: None
+    """Called when the last words are in the ledger."""

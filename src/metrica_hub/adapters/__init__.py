@@ -1,0 +1,53 @@
+"""Edges: one module a counterpart. An adapter does not know another one.
+
+bus      the broker, MQTT 5 by the ``mqtt5`` codec
+store    Postgres
+mirror   the Git repository whose branch the fleet follows
+
+Here itself is what several of them need: work that blocks and can't be interrupted, in a thread that does not keep the
+process from ending. Not asyncio's executor, nor libuv's pool: both are joined at the end, so one server that says
+nothing would hold SIGTERM for as long as it is silent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+def aside(work: Callable[[], T], name: str) -> tuple[asyncio.Future[T], threading.Thread]:
+    """Begin ``work``; return what will hold its outcome, and its thread, which may outlive whoever waits."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def run() -> None:
+        try:
+            outcome = work()
+        except Exception as error:  # noqa: BLE001 - it is raised where the answer is awaited
+            deliver = partial(_failed, answer, error)
+        else:
+            deliver = partial(_settled, answer, outcome)
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits
+            loop.call_soon_threadsafe(deliver)
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return answer, thread
+
+
+def _settled(answer: asyncio.Future[T], outcome: T) -> None:
+    if not answer.done():
+        answer.set_result(outcome)
+
+
+def _failed(answer: asyncio.Future[T], error: Exception) -> None:
+    if not answer.done():
+        answer.set_exception(error)

@@ -1,0 +1,283 @@
+"""The connection kept, the queue of what was delivered, and the brake."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import mqtt5
+import structlog
+
+from metrica_fleet.retry import full_jitter
+from metrica_hub.adapters import aside
+from metrica_hub.adapters.bus.link import MAX_PACKET_BYTES, Link
+from metrica_hub.adapters.bus.sayings import Saying, Sayings
+from metrica_hub.decisions.flow import Load, Marks, should_pause
+from metrica_hub.errors import BusAway
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from metrica_hub.decisions.intake import Delivery
+
+SESSION_EXPIRY_S: Final = 7 * 24 * 3600
+RECEIVE_MAXIMUM: Final = 2000
+KEEP_ALIVE_S: Final = 30
+_CONNECT_TIMEOUT_S: Final = 10.0
+_RETRY_BASE_S: Final = 1.0
+_RETRY_CAP_S: Final = 30.0
+_SUSPICIOUS: Final = 3
+"""From so many short-lived connections in a row on, another hub with our client id is a likely reason."""
+_PATIENT: Final = 8
+"""As many failures as it takes to wait for up to the cap: for what another try will hardly mend."""
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """How the hub makes itself known to the broker."""
+
+    username: str
+    password: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """Where the broker is, who we are to it, and what we want to hear."""
+
+    host: str
+    port: int
+    client_id: str
+    filters: tuple[str, ...]
+    account: Account | None = None
+
+
+class Bus:
+    """What tasks use of the broker."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        chance: Callable[[], float],
+        on_connected: Callable[[], object],
+        marks: Marks | None = None,
+    ) -> None:
+        self._broker = broker
+        self._chance = chance
+        self._on_connected = on_connected
+        self._marks = marks or Marks()
+        self._queue: deque[Delivery] = deque()
+        self._arrived = asyncio.Event()
+        self._messages = 0
+        self._bytes = 0
+        self._sayings = Sayings()
+        self._window = 0
+        self._link: Link | None = None
+        self._links = 0
+        self._welcomed_at = 0.0
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has welcomed us."""
+        return self._link is not None
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many messages were received and not yet acknowledged."""
+        return self._messages
+
+    async def run(self) -> None:
+        """Keep a connection, for ever."""
+        attempt = short_lived = 0
+        while True:
+            try:
+                await self._connection()
+            except BusAway as error:
+                # One that did not even live for the longest pause counts as a failure: two hubs of one client id
+                # push each other out for ever, and would do so every second.
+                lived_s = self._lived_s()
+                short_lived = short_lived + 1 if 0 < lived_s < _RETRY_CAP_S else 0
+                attempt = 1 if lived_s >= _RETRY_CAP_S else attempt + 1
+                if error.reason in {"taken-over", "refused", "subscription-refused"}:
+                    attempt = _PATIENT
+                hint = "; is another hub running?" if short_lived >= _SUSPICIOUS else ""
+                _log.warning("bus.lost", error_kind=error.reason, error=error.message + hint, broker=self._broker.host)
+            finally:
+                self._link = None
+                self._sayings.connection_lost()
+            await asyncio.sleep(full_jitter(attempt, self._chance(), _RETRY_BASE_S, _RETRY_CAP_S))
+
+    async def take(self, limit: int) -> list[Delivery]:
+        """Wait until something was delivered; return up to ``limit`` in the order of arrival."""
+        while not self._queue:
+            self._arrived.clear()
+            await self._arrived.wait()
+        return [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """Tell the broker that ``deliveries`` (as taken, in order) need not be delivered again."""
+        self._messages -= len(deliveries)
+        self._bytes -= sum(len(delivery.payload) for delivery in deliveries)
+        link = self._link
+        if link is not None:
+            link.acknowledge(
+                delivery.packet_id
+                for delivery in deliveries
+                if delivery.link == link.number and delivery.packet_id is not None
+            )
+        self._regulate()
+
+    def say(self, topic: str, payload: bytes) -> None:
+        """Publish ``payload``, retained, at least once, as soon as the broker can take it."""
+        self._sayings.add(Saying(topic, payload))
+        self._send_sayings()
+
+    # What a link tells
+
+    def delivered(self, delivery: Delivery) -> None:
+        """Queue a message."""
+        self._queue.append(delivery)
+        self._messages += 1
+        self._bytes += len(delivery.payload)
+
+    def read_some(self) -> None:
+        """Wake whoever takes, and brake when there is too much."""
+        if self._queue:
+            self._arrived.set()
+        self._regulate()
+
+    def acknowledged(self, packet_id: int, refusal: str | None) -> None:
+        """Make room in the window."""
+        saying = self._sayings.acknowledged(packet_id)
+        if refusal is not None and saying is not None:
+            _log.error("bus.denied", topic=saying.topic, error=refusal)
+        self._send_sayings()
+
+    # One connection
+
+    def _lived_s(self) -> float:
+        """Return for how long the broker had welcomed us; 0 when it did not."""
+        if self._link is None:
+            return 0.0
+        return max(asyncio.get_running_loop().time() - self._welcomed_at, 0.001)
+
+    async def _connection(self) -> None:
+        link = await self._open()
+        try:
+            welcome = await self._greet(link)
+            self._link = link
+            self._welcomed_at = asyncio.get_running_loop().time()
+            self._window = welcome.receive_max
+            self._subscribe(link)
+            _log.info("bus.connected", broker=self._broker.host, session_kept=welcome.session_present)
+            self._on_connected()
+            self._send_sayings()
+            self._regulate()
+            await self._stay(link, welcome.server_keep_alive or KEEP_ALIVE_S)
+        finally:
+            link.leave()
+
+    async def _open(self) -> Link:
+        self._links += 1
+        number = self._links
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                return await self._linked(number)
+        except (OSError, TimeoutError) as error:
+            where = f"{self._broker.host}:{self._broker.port}"
+            raise BusAway(f"no connection to the broker at {where}: {error or 'no answer'}") from error
+
+    async def _linked(self, number: int) -> Link:
+        # A resolver that is silent holds its thread for longer than we wait, and then ends by its own timeout.
+        host, port = self._broker.host, self._broker.port
+        found, _ = aside(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), "resolver")
+        failure = OSError("the name has no address")
+        for *_, address in await found:
+            try:
+                _, link = await asyncio.get_running_loop().create_connection(
+                    lambda: Link(number, self), _numeric(address), port
+                )
+            except OSError as error:
+                failure = error
+            else:
+                return link
+        raise failure
+
+    async def _greet(self, link: Link) -> mqtt5.ConnAckPacket:
+        account = self._broker.account
+        connect = mqtt5.ConnectPacket(
+            self._broker.client_id,
+            username=account.username if account else None,
+            password=account.password if account else None,
+            clean_start=False,
+            keep_alive=KEEP_ALIVE_S,
+            session_expiry_interval=SESSION_EXPIRY_S,
+            receive_max=RECEIVE_MAXIMUM,
+            max_packet_size=MAX_PACKET_BYTES,
+        )
+        link.send([connect.write()])
+        await asyncio.wait([link.welcomed], timeout=_CONNECT_TIMEOUT_S)
+        if link.ended.done():
+            await link.ended
+        if not link.welcomed.done():
+            raise BusAway("the broker does not answer our greeting")
+        welcome = link.welcomed.result()
+        if welcome.reason_code != mqtt5.ConnAckReasonCode.SUCCESS:
+            raise BusAway(f"the broker refused us: {welcome.reason_code.name.lower()}", reason="refused")
+        return welcome
+
+    def _subscribe(self, link: Link) -> None:
+        # retain_as_published=False: the retain flag then means "from memory", not "published with it".
+        filters = [
+            mqtt5.TopicFilter(pattern, max_qos=mqtt5.QoS.AT_LEAST_ONCE, retain_as_published=False)
+            for pattern in self._broker.filters
+        ]
+        link.send([mqtt5.SubscribePacket(self._sayings.fresh_id(), filters).write()])
+
+    async def _stay(self, link: Link, keep_alive_s: int) -> None:
+        while True:
+            await asyncio.wait([link.ended], timeout=keep_alive_s / 3)
+            if link.ended.done():
+                await link.ended
+            if link.silent_s() > keep_alive_s:
+                link.fail(BusAway(f"the broker was silent for {keep_alive_s} s"))
+            link.send([mqtt5.PingReqPacket().write()])
+
+    def _send_sayings(self) -> None:
+        link = self._link
+        if link is None:
+            return
+        packets = [
+            mqtt5.PublishPacket(
+                saying.topic,
+                saying.payload,
+                qos=mqtt5.QoS.AT_LEAST_ONCE,
+                retain=True,
+                packet_id=packet_id,
+                payload_format_indicator=1,
+                content_type="application/json",
+            ).write()
+            for packet_id, saying in self._sayings.next_up_to(self._window)
+        ]
+        if packets:
+            link.send(packets)
+
+    def _regulate(self) -> None:
+        link = self._link
+        if link is None:
+            return
+        if should_pause(Load(self._messages, self._bytes), self._marks, paused=link.paused):
+            link.pause()
+        else:
+            link.resume()
+
+
+def _numeric(address: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]) -> str:
+    """Return an address of ``getaddrinfo`` as text that needs no resolver, with the scope of a link-local one."""
+    scope = address[3] if len(address) > 3 else 0  # noqa: PLR2004 - the place that the socket module gives it
+    return f"{address[0]}%{scope}" if scope else str(address[0])

@@ -1,0 +1,1 @@
+"""The schema's steps: ``NNNN_name.sql``, applied in order, never changed once released."""

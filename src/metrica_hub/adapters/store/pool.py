@@ -1,0 +1,198 @@
+"""Connections to Postgres, and what their errors mean.
+
+Poison and outage must be told apart: the first is set aside and never comes back, the second is waited for. What
+Postgres says about the *content* (classes 22, 23 and 54, and what can't be encoded at all) is poison; all else,
+known or not, is treated as an outage, because waiting loses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+import asyncpg
+
+from metrica_hub.errors import StoreAway, Unstorable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+CONNECT_TIMEOUT_S: Final = 10
+COMMAND_TIMEOUT_S: Final = 30
+
+MIGRATION_LOCK: Final = 0x6D657472_0001
+COMMIT_LOCK: Final = 0x6D657472_0002
+"""Held through each batch's transaction, so that cursors become visible in the order of their numbers."""
+
+CHANGES_CHANNEL: Final = "metrica_changes"
+
+_POISON = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+    ValueError,
+    OverflowError,
+)
+_OUTAGE = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+
+
+class Row(Protocol):
+    """One row of an answer."""
+
+    def __getitem__(self, column: str) -> Any:  # noqa: ANN401 - a column of any type
+        """Return a column's value."""
+        ...
+
+
+class Connection(Protocol):
+    """What we use of a connection. asyncpg has no types; here they are written down once."""
+
+    async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:  # noqa: ASYNC109 - asyncpg's
+        """Run a statement; return its command tag."""
+        ...
+
+    async def executemany(self, command: str, args: Iterable[Sequence[object]]) -> None:
+        """Run a statement for each row, in one go."""
+        ...
+
+    async def fetch(self, query: str, *args: object) -> list[Row]:
+        """Return all rows."""
+        ...
+
+    async def fetchval(self, query: str, *args: object) -> Any:  # noqa: ANN401 - a column of any type
+        """Return the first column of the first row."""
+        ...
+
+    async def copy_records_to_table(
+        self, table_name: str, *, records: Iterable[Sequence[object]], columns: Sequence[str]
+    ) -> str:
+        """Write rows by COPY."""
+        ...
+
+    def transaction(self) -> AbstractAsyncContextManager[object]:
+        """Commit what happens inside, or none of it."""
+        ...
+
+    async def add_listener(self, channel: str, callback: Callable[..., object]) -> None:
+        """Be told of notifications."""
+        ...
+
+    def add_termination_listener(self, callback: Callable[..., object]) -> None:
+        """Be told of the connection's end."""
+        ...
+
+    def terminate(self) -> None:
+        """End it without a word."""
+        ...
+
+
+class Pool(Protocol):
+    """What we use of a pool."""
+
+    def acquire(self, *, timeout: float) -> AbstractAsyncContextManager[Connection]:
+        """Lend a connection."""
+        ...
+
+    async def close(self) -> None:
+        """End in good order."""
+        ...
+
+    def terminate(self) -> None:
+        """End at once."""
+        ...
+
+
+@contextmanager
+def meaning() -> Generator[None]:
+    """Turn asyncpg's errors into ours.
+
+    Raises:
+        Unstorable: the content is refused, and would be again.
+        StoreAway: Postgres can't do it now.
+    """
+    try:
+        yield
+    except _POISON as error:
+        raise Unstorable(_one_line(error)) from error
+    except _OUTAGE as error:
+        raise StoreAway(_one_line(error)) from error
+
+
+async def open_pool(url: str, *, name: str, size: int) -> Pool:
+    """Return a pool of up to ``size`` connections, one of them open.
+
+    Raises:
+        StoreAway: when Postgres can't be reached, or does not let us in.
+    """
+    with meaning():
+        pool: object = await asyncpg.create_pool(  # pyright: ignore[reportUnknownMemberType]
+            url,
+            min_size=1,
+            max_size=size,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=COMMAND_TIMEOUT_S,
+            max_inactive_connection_lifetime=0,
+            server_settings=_settings(name),
+        )
+    return cast("Pool", pool)
+
+
+async def open_connection(url: str, *, name: str) -> Connection:
+    """Return one connection outside any pool.
+
+    Raises:
+        StoreAway: as ``open_pool``.
+    """
+    with meaning():
+        found: object = await asyncpg.connect(  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            url,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=COMMAND_TIMEOUT_S,
+            server_settings=_settings(name),
+        )
+    return cast("Connection", found)
+
+
+@asynccontextmanager
+async def borrowed(pool: Pool) -> AsyncGenerator[Connection]:
+    """Lend a connection of ``pool``; errors inside and outside have our meaning."""
+    with meaning():
+        async with pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
+            try:
+                yield connection
+            except asyncio.CancelledError:
+                connection.terminate()  # to return it in good order would wait for Postgres, which may stall
+                raise
+
+
+@asynccontextmanager
+async def transaction(pool: Pool) -> AsyncGenerator[Connection]:
+    """Lend a connection of ``pool``; what happens inside is committed, or none of it."""
+    async with borrowed(pool) as connection:
+        await connection.execute("BEGIN")
+        try:
+            yield connection
+        except Exception:
+            await connection.execute("ROLLBACK")
+            raise
+        await connection.execute("COMMIT")
+
+
+async def close_pool(pool: Pool, *, within_s: float) -> None:
+    """Close ``pool`` in good order, or at once when that takes too long."""
+    try:
+        async with asyncio.timeout(within_s):
+            await pool.close()
+    except _OUTAGE:
+        pool.terminate()
+
+
+def _settings(name: str) -> dict[str, str]:
+    # Our statements are short; compiling them costs more than it saves.
+    return {"application_name": name, "timezone": "UTC", "jit": "off", "synchronous_commit": "on"}
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,2 @@
+SELECT device, stream, stored_seq
+FROM streams JOIN unnest($1::text[], $2::uuid[]) AS asked (device, stream) USING (device, stream)

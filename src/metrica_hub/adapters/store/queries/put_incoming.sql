@@ -1,0 +1,12 @@
+INSERT INTO heartbeats
+    (device, stream, seq, received_at, at, boot_id, uptime_s, commit, release, mode, phase, load_1m, memory_total_bytes,
+     memory_available_bytes, disk_total_bytes, disk_free_bytes, temperature_celsius, throttled, clock_synchronised,
+     memory_pressure_some_ratio, memory_pressure_full_ratio, disk_path, inodes_total, inodes_free, under_voltage, frequency_capped,
+     soft_temperature_limit)
+SELECT
+     device, stream, seq, received_at, at, boot_id, uptime_s, commit, release, mode, phase, load_1m, memory_total_bytes,
+     memory_available_bytes, disk_total_bytes, disk_free_bytes, temperature_celsius, throttled, clock_synchronised,
+     memory_pressure_some_ratio, memory_pressure_full_ratio, disk_path, inodes_total, inodes_free, under_voltage, frequency_capped,
+     soft_temperature_limit
+FROM incoming_heartbeats
+ON CONFLICT DO NOTHING

@@ -1,0 +1,69 @@
+"""The aiohttp application: the route table, the headers that every answer has, start and end."""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from metrica_hub.errors import Misconfigured
+from metrica_hub.web.problem import REQUEST_ID, problems, request_id_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable
+
+    from metrica_hub.web.routing import Route
+
+CONTENT_SECURITY_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:;"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS: Final = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_MAX_BODY: Final = 64 * 1024
+_SHUTDOWN_S: Final = 1.0
+
+
+def make_app(routes: Iterable[Route]) -> web.Application:
+    """Return the application that answers to ``routes``."""
+    app = web.Application(middlewares=[problems], client_max_size=_MAX_BODY)
+    app.on_response_prepare.append(_put_headers)
+    # Fixed paths first: "/devices/stream" is not a device of that name.
+    for route in sorted(routes, key=lambda route: ("{" in route.path, route.path)):
+        app.router.add_get(route.path, route.handler, name=route.name)  # HEAD comes with it
+    return app
+
+
+@asynccontextmanager
+async def serving(app: web.Application, host: str, port: int) -> AsyncGenerator[int]:
+    """Serve while inside; yields the port.
+
+    Raises:
+        Misconfigured: the address can't be used.
+    """
+    runner = web.AppRunner(
+        app, access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN_S, keepalive_timeout=75.0
+    )
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            what = os.strerror(error.errno) if error.errno else str(error)
+            raise Misconfigured(
+                f"{host}:{port} can't be listened on ({what.lower()}); choose another [http] port, or stop what uses it"
+            ) from error
+        yield int(runner.addresses[0][1])
+    finally:
+        await runner.cleanup()
+
+
+async def _put_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers[REQUEST_ID] = request_id_of(request)
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)

@@ -1,0 +1,82 @@
+"""The fleet as last seen, in memory: kept current by the watcher, read by the page, the metrics and the streams."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Final
+
+from metrica_hub.decisions.fleet_state import DeviceState, EventRow, urgency
+from metrica_hub.web.ring import Notice, Ring
+from metrica_hub.web.series import DeviceSeries
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RECENT_EVENTS: Final = 40
+_RING: Final = 4096
+
+
+class Board:
+    """One entry a device, and what changed lately."""
+
+    def __init__(self) -> None:
+        self.notice = Notice()
+        self.device_ring: Ring[DeviceState] = Ring(_RING, self.notice)
+        self.event_ring: Ring[EventRow] = Ring(_RING, self.notice)
+        self.series = DeviceSeries()
+        self.is_stale = True
+        self.closing = False
+        self._devices: dict[str, DeviceState] = {}
+        self._recent: deque[EventRow] = deque(maxlen=RECENT_EVENTS)
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    # What the watcher calls
+
+    def show_devices(self, devices: Sequence[DeviceState]) -> None:
+        """Put the newest state of these devices."""
+        if not self._devices and devices:
+            self.device_ring.begin(devices[0].change - 1)
+        for device in devices:
+            before = self._devices.get(device.device)
+            if before is not None:
+                self._counts[_group(before)] -= 1
+            self._counts[_group(device)] += 1
+            self._devices[device.device] = device
+            self.series.update(device)
+        self.device_ring.add((device.change, device) for device in devices)
+
+    def show_events(self, events: Sequence[EventRow]) -> None:
+        """Put these events, oldest first."""
+        if not self._recent and events:
+            self.event_ring.begin(events[0].cursor - 1)
+        self._recent.extend(events)
+        self.event_ring.add((event.cursor, event) for event in events)
+
+    def stale(self, *, stale: bool) -> None:
+        """Note whether the database can be asked."""
+        if stale != self.is_stale:
+            self.is_stale = stale
+            self.notice.give()
+
+    # What the web reads
+
+    def devices(self) -> list[DeviceState]:
+        """Return all devices, those with problems first."""
+        return sorted(self._devices.values(), key=urgency)
+
+    def recent_events(self) -> list[EventRow]:
+        """Return the latest events, newest first."""
+        return list(self._recent)[::-1]
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Return how many devices there are by (mode, connection)."""
+        return {group: count for group, count in self._counts.items() if count}
+
+    def close(self) -> None:
+        """Let every stream end: the hub stops."""
+        self.closing = True
+        self.notice.give()
+
+
+def _group(device: DeviceState) -> tuple[str, str]:
+    return device.mode or "unknown", device.connection

@@ -1,0 +1,131 @@
+"""``/metrics``: the hub's own by prometheus_client and prometheus-async, and every device's from cached lines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+from prometheus_async.aio import time as timed
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from metrica_hub.decisions.fleet_state import CONNECTIONS, MODES
+from metrica_hub.web.routing import Route
+from metrica_hub.web.series import bounded_mode
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from datetime import datetime
+
+    from metrica_hub.decisions.plan import Receipt, Writes
+    from metrica_hub.web.board import Board
+
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_SIZES: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
+
+
+class Metrics:
+    """What the hub counts of itself."""
+
+    def __init__(self, board: Board, *, now: Callable[[], datetime]) -> None:
+        disable_created_metrics()
+        self.registry = CollectorRegistry()
+        self._board = board
+        self._now = now
+        own = self.registry
+        self._records = Counter("metrica_hub_records", "Records stored, each counted once.", ["kind"], registry=own)
+        for kind in ("heartbeat", "event"):
+            self._records.labels(kind)
+        self._duplicates = Counter(
+            "metrica_hub_duplicate_records", "Records that came again after they were stored.", registry=own
+        )
+        self._dead = Counter("metrica_hub_dead_letters", "Messages set aside, by reason.", ["reason"], registry=own)
+        self._failures = Counter(
+            "metrica_hub_commit_failures",
+            "Attempts to commit that failed because the database was away.",
+            registry=own,
+        )
+        self._batch = Histogram("metrica_hub_batch_size", "Records a transaction.", buckets=_SIZES, registry=own)
+        self._commit = Histogram(
+            "metrica_hub_commit_duration_seconds", "Time a transaction took.", buckets=_SECONDS, registry=own
+        )
+        self._lag = Histogram(
+            "metrica_hub_ingest_lag_seconds",
+            "Time from taking a message off the queue to its commit.",
+            buckets=_SECONDS,
+            registry=own,
+        )
+        self._loop_lag = Gauge("metrica_hub_loop_lag_seconds", "How late the event loop is.", registry=own)
+        self._devices = Gauge(
+            "metrica_devices", "Devices by mode and connection.", ["mode", "connection"], registry=own
+        )
+
+    def watch_bus(self, *, connected: Callable[[], bool], unacknowledged: Callable[[], int]) -> None:
+        """Ask the bus at each scrape."""
+        Gauge(
+            "metrica_bus_connected", "Whether the hub is connected to the broker.", registry=self.registry
+        ).set_function(connected)
+        Gauge(
+            "metrica_hub_unacknowledged_messages",
+            "Messages received from the broker and not yet acknowledged.",
+            registry=self.registry,
+        ).set_function(unacknowledged)
+
+    # What the tasks call
+
+    async def timed(self, commit: Awaitable[Receipt]) -> Receipt:
+        """Await ``commit`` and remember how long it took."""
+        return await timed(self._commit, commit)
+
+    def committed(self, writes: Writes, receipt: Receipt, oldest: datetime) -> None:
+        """Count what one transaction wrote."""
+        offered = len(writes.heartbeats) + len(writes.events)
+        self._records.labels("heartbeat").inc(receipt.heartbeats)
+        self._records.labels("event").inc(receipt.events)
+        self._duplicates.inc(writes.repeated + offered - receipt.heartbeats - receipt.events)
+        for letter in writes.dead_letters:
+            self._dead.labels(letter.reason).inc()
+        if offered:
+            self._batch.observe(offered)
+        self._lag.observe(max(0.0, (self._now() - oldest).total_seconds()))
+
+    def store_away(self) -> None:
+        """Count a failed attempt to write."""
+        self._failures.inc()
+
+    def loop_lag(self, seconds: float) -> None:
+        """Note how late the loop is."""
+        self._loop_lag.set(seconds)
+
+    # What the web serves
+
+    def routes(self) -> tuple[Route, ...]:
+        """Return its part of the route table."""
+        return (Route("GET", "/metrics", "getMetrics", self.get, "Metrics in Prometheus' text format."),)
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
+        """Answer a scrape."""
+        del request
+        self._count_devices()
+        response = web.Response(body=generate_latest(self.registry) + self._board.series.render())
+        response.headers["Content-Type"] = CONTENT_TYPE_PLAIN_0_0_4
+        response.enable_compression()
+        return response
+
+    def _count_devices(self) -> None:
+        for mode in MODES:
+            for connection in CONNECTIONS:
+                self._devices.labels(mode, connection).set(0)
+        groups: dict[tuple[str, str], int] = {}
+        for (mode, connection), count in self._board.counts().items():
+            group = (bounded_mode(mode if mode != "unknown" else None), connection)
+            groups[group] = groups.get(group, 0) + count
+        for group, count in groups.items():
+            self._devices.labels(*group).set(count)

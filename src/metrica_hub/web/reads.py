@@ -1,0 +1,36 @@
+"""What the web asks of the database."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from metrica_hub.decisions.fleet_state import DeviceState, EventRow
+
+
+class Reads(Protocol):
+    """Each may raise ``StoreAway``, which becomes a 503."""
+
+    async def answers(self) -> None:
+        """Return when the database answered."""
+        ...
+
+    async def devices(self, *, after: str, limit: int) -> list[DeviceState]:
+        """Return devices by name, those behind ``after``."""
+        ...
+
+    async def device(self, device: str) -> DeviceState | None:
+        """Return one device."""
+        ...
+
+    async def events(self, *, device: str | None, before: int, limit: int) -> list[EventRow]:
+        """Return events older than a cursor, newest first."""
+        ...
+
+    async def changed_devices(self, *, after: int, limit: int) -> list[DeviceState]:
+        """Return devices that changed after a cursor, in order."""
+        ...
+
+    async def new_events(self, *, after: int, limit: int) -> list[EventRow]:
+        """Return events after a cursor, oldest first."""
+        ...

@@ -1,0 +1,203 @@
+"""What the page says about a device: words, shapes and colours, decided here and not in the template."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from metrica_fleet.identity import short
+from metrica_hub.decisions.fleet_state import urgency
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from metrica_fleet.records import Vitals
+    from metrica_hub.decisions.fleet_state import DeviceState
+
+SHOWN: Final = ("online", "offline", "confirmed", "trial", "refused", "attention")
+"""The counters on top; each is a filter as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A state as shape, colour and word: never by colour alone."""
+
+    shape: str
+    word: str
+    tone: str
+
+
+_ONLINE: Final = Word("●", "online", "good")
+_OFFLINE: Final = Word("○", "offline", "off")
+_NEVER: Final = Word("○", "never seen", "off")
+
+_DEPLOYMENT: Final = {
+    "halted": Word("■", "halted", "bad"),
+    "safe": Word("■", "safe mode", "bad"),
+    "rolling-back": Word("↺", "rolling back", "warn"),
+    "refused": Word("✖", "refused", "bad"),
+    "trial": Word("◐", "trial", "busy"),
+    "staged": Word("◔", "staged", "busy"),
+    "preflighted": Word("◔", "preflighted", "busy"),
+    "pending": Word("◌", "pending", "busy"),
+    "degraded": Word("▲", "degraded", "warn"),
+    "held": Word("▮", "held", "warn"),
+    "confirmed": Word("✔", "confirmed", "good"),
+}
+_UNKNOWN: Final = Word("·", "nothing yet", "off")
+
+_ATTENTION: Final = frozenset({"halted", "safe", "rolling-back", "degraded", "held"})
+_MODES_FIRST: Final = frozenset({"halted", "safe", "rolling-back"})
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """A share of something, as a bar."""
+
+    label: str
+    text: str
+    percent: float
+    tone: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceView:
+    """A device as the page shows it."""
+
+    name: str
+    role: str
+    tags: tuple[str, ...]
+    connection: Word
+    deployment: Word
+    release: str
+    commit: str
+    wanted: str
+    why: str
+    last_seen_at: datetime | None
+    temperature: str
+    slowed: str
+    """What keeps its processor from full speed; empty when nothing does."""
+    gauges: tuple[Gauge, ...]
+    shown: tuple[str, ...]
+    order: str
+
+
+def view_of(device: DeviceState) -> DeviceView:
+    """Return what the page says about ``device``."""
+    key = deployment_of(device)
+    connection = {"online": _ONLINE, "offline": _OFFLINE}.get(device.connection, _NEVER)
+    vitals = device.vitals
+    return DeviceView(
+        name=device.device,
+        role=device.role or "",
+        tags=device.tags,
+        connection=connection,
+        deployment=_DEPLOYMENT.get(key, _UNKNOWN),
+        release=short(device.release),
+        commit=short(device.commit),
+        wanted=short(device.wanted_commit) if device.wanted_commit not in {None, device.commit} else "",
+        why=_why(device),
+        last_seen_at=device.last_seen_at,
+        temperature="" if vitals.temperature_celsius is None else f"{vitals.temperature_celsius:.0f} °C",
+        slowed=_slowed(vitals),
+        gauges=tuple(_gauges(device)),
+        shown=tuple(_shown(device, key)),
+        order="{} {}".format(*urgency(device)),
+    )
+
+
+def deployment_of(device: DeviceState) -> str:
+    """Return the one word that says most: a mode that outranks everything, else the phase, else the mode."""
+    if device.mode in _MODES_FIRST:
+        return device.mode or ""
+    if device.phase in {"refused", "trial", "staged", "preflighted", "pending"}:
+        return device.phase or ""
+    if device.mode in {"trial", "degraded", "held"}:
+        return device.mode or ""
+    return "confirmed" if device.commit is not None else ""
+
+
+def needs_attention(device: DeviceState) -> bool:
+    """Whether somebody should look."""
+    return device.connection != "online" or deployment_of(device) in _ATTENTION | {"refused"}
+
+
+def counts_of(devices: Iterable[DeviceState]) -> dict[str, int]:
+    """Return the figures of the counters."""
+    counts: dict[str, int] = dict.fromkeys(("all", *SHOWN), 0)
+    for device in devices:
+        counts["all"] += 1
+        for shown in _shown(device, deployment_of(device)):
+            counts[shown] += 1
+    return counts
+
+
+def _shown(device: DeviceState, key: str) -> list[str]:
+    shown = ["online" if device.connection == "online" else "offline"]
+    if key in {"confirmed", "refused"}:
+        shown.append(key)
+    elif key in {"trial", "staged", "preflighted", "pending"}:
+        shown.append("trial")
+    elif key in _ATTENTION:
+        shown.append("attention")
+    return shown
+
+
+def _why(device: DeviceState) -> str:
+    if device.message:
+        return device.message
+    if device.refused is not None and device.phase == "refused":
+        return device.refused.message or device.refused.reason or ""
+    return (device.reason or "").replace("-", " ")
+
+
+def _gauges(device: DeviceState) -> list[Gauge]:
+    vitals = device.vitals
+    return [
+        gauge
+        for gauge in (
+            _gauge("disk", vitals.disk_free_bytes, vitals.disk_total_bytes),
+            _scarce_inodes(vitals),
+            _gauge("memory", vitals.memory_available_bytes, vitals.memory_total_bytes),
+        )
+        if gauge is not None
+    ]
+
+
+def _scarce_inodes(vitals: Vitals) -> Gauge | None:
+    """Return a gauge of the inodes where they may run out before the bytes do."""
+    if vitals.inodes_free is None or not vitals.inodes_total:
+        return None
+    used = min(1.0, max(0.0, 1 - vitals.inodes_free / vitals.inodes_total))
+    if used <= 0.85:  # noqa: PLR2004
+        return None
+    tone = "bad" if used > 0.95 else "warn"  # noqa: PLR2004
+    return Gauge("inodes", f"{used:.0%} used, {vitals.inodes_free} free", round(used * 100, 1), tone)
+
+
+def _slowed(vitals: Vitals) -> str:
+    facts = {
+        "under-voltage": vitals.under_voltage,
+        "frequency capped": vitals.frequency_capped,
+        "throttled": vitals.throttled,
+        "at the soft temperature limit": vitals.soft_temperature_limit,
+    }
+    return ", ".join(words for words, is_so in facts.items() if is_so)
+
+
+def _gauge(label: str, free: int | None, total: int | None) -> Gauge | None:
+    if free is None or not total:
+        return None
+    used = min(1.0, max(0.0, 1 - free / total))
+    tone = "bad" if used > 0.95 else "warn" if used > 0.85 else "good"  # noqa: PLR2004
+    return Gauge(label, f"{used:.0%} used, {_bytes(free)} free", round(used * 100, 1), tone)
+
+
+def _bytes(count: int) -> str:
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:  # noqa: PLR2004
+            return f"{value:.0f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"

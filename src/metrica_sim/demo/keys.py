@@ -1,0 +1,160 @@
+"""The play with a person: one key, one deed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import termios
+import time
+import tty
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from typing import Final
+
+from metrica_fleet.errors import FleetError
+from metrica_fleet.identity import CommitId, DeviceId
+from metrica_sim.demo.play import confirmed_by_all, first_act, taken_back_by_all, tell_beginning, told
+from metrica_sim.demo.services import kill_hub, start_hub
+from metrica_sim.demo.stage import Stage
+
+OFFER: Final = (
+    "Press Enter for a good release, b for a bad one, k to kill the hub, n to cut the network of {cut}, q to quit"
+)
+_QUIT: Final = frozenset({"q", "\x04"})
+
+
+class Player:
+    """Obeys the keys. A release is watched while others go on; the next release ends the watching."""
+
+    def __init__(self, stage: Stage, group: asyncio.TaskGroup) -> None:
+        self._stage = stage
+        self._group = group
+        self._watch: asyncio.Task[None] | None = None
+        self._good: CommitId = stage.first
+        self._cut = False
+        self._victim = _victim(stage)
+
+    async def obey(self, key: str) -> None:
+        """Do what ``key`` asks for; what is no key says what are."""
+        deeds: dict[str, Callable[[], Awaitable[None]]] = {
+            "\r": self._release,
+            "\n": self._release,
+            "b": self._break,
+            "k": self._kill,
+            "n": self._unplug,
+        }
+        try:
+            await deeds.get(key, self.offer)()
+        except FleetError as error:
+            self._stage.console.failed(error.message)
+
+    async def offer(self) -> None:
+        """Say which keys there are."""
+        self._stage.console.say(OFFER.format(cut=self._victim))
+
+    def watch_first(self) -> None:
+        """Watch the devices come to the first commit."""
+        self._watched(lambda: first_act(self._stage))
+
+    async def _release(self) -> None:
+        began_s = time.monotonic()
+        commit = await self._stage.repository.good()
+        self._good = commit
+        await told(self._stage)
+
+        async def watch() -> bool:
+            well = await confirmed_by_all(self._stage, commit, "good commit", began_s=began_s)
+            await tell_beginning(self._stage, commit)
+            return well
+
+        self._watched(watch)
+
+    async def _break(self) -> None:
+        began_s = time.monotonic()
+        commit, good = await self._stage.repository.bad(), self._good
+        await told(self._stage)
+
+        async def watch() -> bool:
+            well = await taken_back_by_all(self._stage, commit, good, began_s=began_s)
+            for reason in await self._stage.facts.reasons(commit):
+                self._stage.console.say(f"    {reason}")
+            return well
+
+        self._watched(watch)
+
+    async def _kill(self) -> None:
+        stage = self._stage
+        stage.console.say(
+            f"$ kill -9 {stage.household.children['hub'].process.pid}   # the hub; devices go on without it"
+        )
+        await kill_hub(stage.household)
+        with stage.console.step("the hub is started again; what was said meanwhile arrives now"):
+            await start_hub(stage.household, stage.hub_settings, stage.ports)
+
+    async def _unplug(self) -> None:
+        self._cut = not self._cut
+        await self._stage.simulation.say(f"{'cut' if self._cut else 'mend'} {self._victim}")
+        if self._cut:
+            self._stage.console.say(
+                f"{self._victim} is cut off: its workloads run on; the page notices within a minute; n mends it"
+            )
+        else:
+            self._stage.console.say(f"{self._victim} is connected again: it tells what it has kept, and catches up")
+
+    def stop_watching(self) -> None:
+        """Watch no more."""
+        if self._watch is not None:
+            self._watch.cancel()
+
+    def _watched(self, watch: Callable[[], Awaitable[bool]]) -> None:
+        self.stop_watching()
+
+        async def watching() -> None:
+            try:
+                await watch()
+            except FleetError as error:
+                self._stage.console.failed(error.message)
+            await self.offer()
+
+        self._watch = self._group.create_task(watching(), name="watch")
+
+
+async def play_by_keys(stage: Stage) -> None:
+    """Obey keys until one says to quit."""
+    keys: asyncio.Queue[str] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    terminal = sys.stdin.fileno()
+    with _key_by_key(terminal):
+        loop.add_reader(terminal, lambda: keys.put_nowait(_read_key(terminal)))
+        try:
+            async with asyncio.TaskGroup() as group:
+                player = Player(stage, group)
+                player.watch_first()
+                await player.offer()
+                while (key := await keys.get()) not in _QUIT:
+                    await player.obey(key)
+                player.stop_watching()
+        finally:
+            loop.remove_reader(terminal)
+
+
+def _read_key(terminal: int) -> str:
+    """Return one key; the terminal's end counts as the wish to quit."""
+    return os.read(terminal, 1).decode("latin-1") or "q"
+
+
+def _victim(stage: Stage) -> DeviceId:
+    """Return the device whose network is cut: the third, if it is a simulated one."""
+    return stage.simulated[min(2, len(stage.simulated) - 1)]
+
+
+@contextmanager
+def _key_by_key(terminal: int) -> Generator[None]:
+    """Hand keys over as they are pressed; Ctrl-C stays a signal."""
+    before = termios.tcgetattr(terminal)
+    tty.setcbreak(terminal)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)

@@ -1,0 +1,136 @@
+"""The hub of a simulated world: its own consuming code over a database that is a dictionary.
+
+What it has of each device is kept beside what the device is known to have written down, so that "exactly once, in
+order" is a comparison.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from metrica_hub.decisions.plan import Receipt
+from metrica_hub.errors import BusAway, StoreAway
+from metrica_hub.tasks.consume import Consumer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from metrica_fleet.identity import DeviceId, FleetId, StreamId
+    from metrica_fleet.records import Event
+    from metrica_hub.decisions.fleet_state import StreamKey
+    from metrica_hub.decisions.plan import Writes
+    from metrica_sim.virtual.bus import SimulatedBroker
+
+EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
+COMMIT_S: Final = 0.02
+ANSWERS_LOST: Final = 0.005
+RESTART_S: Final = 3.0
+
+
+@dataclass(slots=True)
+class Database:
+    """What the hub has committed."""
+
+    chance: Callable[[], float]
+    up: bool = True
+    marks: dict[StreamKey, int] = field(default_factory=dict["StreamKey", int])
+    events: dict[StreamKey, dict[int, Event]] = field(default_factory=dict["StreamKey", "dict[int, Event]"])
+    heartbeats: int = 0
+    twice: list[str] = field(default_factory=list[str])
+    """Events that came again under the same number and were not the same: a number that means two things."""
+
+    async def watermarks(self, streams: Sequence[StreamKey]) -> dict[StreamKey, int]:
+        """Return how far each of ``streams`` is stored."""
+        await self._answer()
+        return {key: self.marks[key] for key in streams if key in self.marks}
+
+    async def commit(self, writes: Writes) -> Receipt:
+        """Write all or nothing; now and then it is written and the answer is lost."""
+        await self._answer()
+        new = 0
+        for said in writes.events:
+            rows = self.events.setdefault((said.device, said.record.stream), {})
+            before = rows.setdefault(said.record.seq, said.record)
+            new += before is said.record
+            if (before.kind, before.message) != (said.record.kind, said.record.message):
+                self.twice.append(f"{said.device}: {before.kind} and {said.record.kind} are both {before.seq}")
+        self.heartbeats += len(writes.heartbeats)
+        for mark in writes.watermarks:
+            key = (mark.device, mark.stream)
+            self.marks[key] = max(self.marks.get(key, 0), mark.stored)
+        if self.chance() < ANSWERS_LOST:
+            raise StoreAway("the answer to a commit got lost (simulated)")
+        return Receipt(heartbeats=len(writes.heartbeats), events=new, dead_letters=len(writes.dead_letters))
+
+    async def _answer(self) -> None:
+        await asyncio.sleep(COMMIT_S)
+        if not self.up:
+            raise StoreAway("the database is away (simulated)")
+
+
+class _Uncounted:
+    """Nobody reads the meters of a simulated hub."""
+
+    async def timed(self, commit: Awaitable[Receipt]) -> Receipt:
+        return await commit
+
+    def committed(self, writes: Writes, receipt: Receipt, oldest: datetime) -> None:
+        """Count nothing."""
+
+    def store_away(self) -> None:
+        """Count nothing."""
+
+
+@dataclass(slots=True)
+class SimulatedHub:
+    """One hub process on one broker and one database."""
+
+    fleet: FleetId
+    broker: SimulatedBroker
+    database: Database
+    chance: Callable[[], float]
+    _up: asyncio.Event = field(default_factory=asyncio.Event)
+    _consuming: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Run the hub whenever it is up, until cancelled."""
+        self._up.set()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._up.wait()
+                self._consuming = group.create_task(self._consume(), name="hub")
+                await asyncio.wait([self._consuming])
+                self.broker.hub_left()
+                await asyncio.sleep(RESTART_S)
+
+    def kill(self) -> None:
+        """Let the hub be gone, in the middle of whatever it does."""
+        self._up.clear()
+        if self._consuming is not None:
+            self._consuming.cancel()
+
+    def start(self) -> None:
+        """Let there be a hub again."""
+        self._up.set()
+
+    def events_of(self, device: DeviceId) -> dict[StreamId, dict[int, Event]]:
+        """Return the events that are stored of ``device``, by stream and number."""
+        return {stream: rows for (name, stream), rows in self.database.events.items() if name == device}
+
+    async def _consume(self) -> None:
+        loop = asyncio.get_running_loop()
+        consumer = Consumer(
+            self.fleet,
+            bus=self.broker,
+            store=self.database,
+            meter=_Uncounted(),
+            now=lambda: EPOCH + timedelta(seconds=loop.time()),
+            chance=self.chance,
+        )
+        try:
+            await consumer.run()
+        except BusAway:
+            return

@@ -1,0 +1,105 @@
+"""The people who push: good commits, bad ones of every kind, back to what was, and by force."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from metrica_sim.virtual.history import FLEET_ILLS, ILLS, POISON, ROLES, Content, RoleContent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from metrica_fleet.identity import CommitId
+    from metrica_sim.virtual.git import Remote
+    from metrica_sim.virtual.history import Commit, History
+    from metrica_sim.virtual.story import Story
+
+
+class Operators:
+    """All who may push."""
+
+    def __init__(self, history: History, remotes: Sequence[Remote], story: Story) -> None:
+        self.history = history
+        self._remotes = remotes
+        self._story = story
+        self._version = 0
+        self._head: Commit | None = None
+        self._bad: dict[str, RoleContent] = {}
+
+    @property
+    def head(self) -> Commit:
+        """What the branch is at where nobody lags or lies."""
+        if self._head is None:
+            raise AssertionError("nothing was pushed yet")
+        return self._head
+
+    def push_good(self, *also: CommitId) -> Commit:
+        """Push what is good and new for every role, on top of the head and of ``also``."""
+        content = Content(tuple(RoleContent(self._next_version()) for _ in ROLES))
+        return self._push(content, *also)
+
+    def push_slow(self, role: str) -> Commit:
+        """Push something that takes its time to come up, and is good."""
+        return self._push(self.head.content.with_role(role, RoleContent(self._next_version(), slow=True)))
+
+    def push_role(self, role: str) -> Commit:
+        """Push what is good and new for ``role``, and changes nothing for the others."""
+        return self._push(self.head.content.with_role(role, RoleContent(self._next_version())))
+
+    def push_bad(self, role: str, which: int) -> Commit:
+        """Push something bad."""
+        ills = (*ILLS, *FLEET_ILLS)
+        ill = ills[which % len(ills)]
+        if ill in FLEET_ILLS:
+            return self._push(replace(self.head.content, ill=ill))
+        bad = self._bad[role] = RoleContent(self._next_version(), ill)
+        return self._push(self.head.content.with_role(role, bad))
+
+    def push_bad_again(self, role: str) -> Commit:
+        """Push once more what was bad before, as another commit."""
+        return self._push(self.head.content.with_role(role, self._bad.get(role, RoleContent(1))))
+
+    def push_poison(self, role: str) -> Commit:
+        """Push what crashes the agent."""
+        return self._push(self.head.content.with_role(role, RoleContent(self._next_version(), POISON)))
+
+    def push_back(self) -> Commit:
+        """Push what an earlier commit asked for, as ``git revert`` does."""
+        before = self.head.parents[0] if self.head.parents else self.head
+        return self._push(before.content)
+
+    def push_force(self) -> Commit:
+        """Throw the last commit away and push another in its place."""
+        parents = self.head.parents or (self.head,)
+        content = Content(tuple(RoleContent(self._next_version()) for _ in ROLES))
+        self._head = self.history.commit(content, *parents)
+        self._told("by force ")
+        return self.head
+
+    def mend(self, remote: Remote) -> None:
+        """Let ``remote`` have what the others have."""
+        remote.take(self.head)
+
+    def stray(self) -> Commit:
+        """Return a commit of a history that nobody here has made."""
+        return self.history.commit(Content(tuple(RoleContent(self._next_version()) for _ in ROLES)))
+
+    def _next_version(self) -> int:
+        self._version += 1
+        return self._version
+
+    def _push(self, content: Content, *also: CommitId) -> Commit:
+        parents = [self._head] if self._head is not None else []
+        for name in also:
+            if all(name not in parent.ancestors for parent in parents):
+                parents.append(self.history.commits[name])
+        self._head = self.history.commit(content, *parents)
+        self._told("")
+        return self.head
+
+    def _told(self, how: str) -> None:
+        self._story.tell("operator", f"pushes {how}{self.head}")
+        for remote in self._remotes:
+            if not remote.lags:
+                remote.take(self.head)

@@ -1,0 +1,354 @@
+"""A real agent on a real engine that is killed at durable operations, again and again, and must always come back.
+
+One cycle is one commit: it is pushed, the agent dies at the n-th operation from then (and, in a chain, at the m-th of
+its next life), is started again, and must come to rest with P1 held. The agent of one cycle goes on into the next:
+a cycle costs one start and one update. Scenarios say which way the commit goes.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from tests.faults import invariants
+from tests.faults.board import Board
+from tests.faults.commits import Commits
+from tests.faults.containers import running
+from tests.faults.machine import settled
+from tests.fixtures.agent import Agent, Wiring, fleet_files
+from tests.fixtures.broker import free_port
+
+from metrica_agent.adapters.clock import boot_clock_s
+from metrica_agent.adapters.ledger import recent_decisions, recent_events
+from metrica_agent.adapters.spool import Spool
+from metrica_agent.console_orders import SPOOL
+from metrica_agent.decisions.orders import SafeModeOrder
+from metrica_fleet.errors import NotNow
+from metrica_fleet.identity import CommitId, short
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from tests.faults.witness import Witness
+
+    from metrica_fleet.records import Event
+
+LOOK_S: Final = 0.1
+SAMPLE_S: Final = 0.25
+"""Each look at what runs is two processes of docker's: oftener, and they are most of what a kill costs."""
+COME_BACK_S: Final = 60.0
+"""Within which an agent must be at rest again, on a machine that does four of these at once."""
+PAGE: Final = "roles/camera/site/index.html"
+READER: Final[dict[str, Any]] = {"volumes": ["./site:/www:ro"], "restart": "no"}
+GOOD: Final = {"web": READER, "twin": READER}
+"""Two that read the same folder: a mixture of releases shows."""
+BAD: Final = {"web": READER, "twin": {**READER, "command": ["false"]}}
+STORY_CHARACTERS: Final = 6000
+HEALTH: Final = "soak_s = 0.2\nstart_deadline_s = 20"
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Where the agent dies: at the n-th operation from now."""
+
+    operation: int
+    torn: bool = False
+
+
+@dataclass(slots=True)
+class Cycle:
+    """What came of one commit."""
+
+    kills: list[str] = field(default_factory=list[str])
+    """What it was killed at, each time."""
+    violations: list[str] = field(default_factory=list[str])
+    took_s: float = 0.0
+    noticed_s: float = 0.0
+    """From the last death to the event that says that the agent was started."""
+    recovered_s: float = 0.0
+    """From the last death to rest."""
+    operations: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Errand:
+    """Something to come to rest from."""
+
+    begin: Callable[[], object]
+    may_be: frozenset[CommitId]
+    """Confirmed at any time meanwhile; empty while nothing is yet."""
+    rests: Callable[[str], bool]
+    """Whether it is over, by the rule of the last decision and all else."""
+    judge: Callable[[], list[str]]
+    """Says what does not hold then."""
+
+
+class Victim:
+    """One device."""
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        project: str,
+        *,
+        broker_port: int,
+        witness: Witness,
+        poll_s: float = 0.3,
+        heartbeat_s: float = 3600.0,
+    ) -> None:
+        folder.mkdir(parents=True)
+        self.name = name
+        self.project = project
+        self._commits = Commits(folder / "fleet.git")
+        self._witness = witness
+        wiring = Wiring(
+            device=name,
+            project=project,
+            remotes=(str(self._commits.path),),
+            broker_port=broker_port,
+            poll_s=poll_s,
+            sample_s=SAMPLE_S,
+            settings={"": {"heartbeat_s": heartbeat_s}, "guard": {"steady_s": 0.01}},
+        )
+        self.agent = Agent(folder, wiring)
+        self.board = Board(folder / "shim", self.agent.state)
+        self.agent.environment = {**os.environ, **self.board.environment, "PYTHONPATH": str(_as_on_a_device(folder))}
+        self._page = ""
+        self._pushed = 0
+        self._started_s = 0.0
+        self._confirmed: CommitId | None = None
+
+    # --- what is done to it ---------------------------------------------------------------------------------
+
+    def cycle(self, *, bad: bool = False, kills: Sequence[Kill] = ()) -> Cycle:
+        """Push a commit, kill the agent as ``kills`` say, and wait until it is at rest again."""
+        commit = self._committed(bad=bad)
+        before = {self._confirmed} - {None}
+        return self._through(
+            kills,
+            Errand(
+                begin=lambda: self._commits.publish(commit),
+                may_be=frozenset({*filter(None, before), commit}) if before else frozenset(),
+                rests=lambda rule: rule == "rest" and settled(self.agent.memory(), commit),
+                judge=lambda: self._at_rest(commit, bad=bad),
+            ),
+        )
+
+    def rest(self, *, kills: Sequence[Kill] = ()) -> Cycle:
+        """Start the agent, if it does not run, with nothing new to do; kill it as ``kills`` say."""
+        if self.agent.runs:
+            self.agent.terminate()
+        commit = self._confirmed
+        assert commit is not None
+        return self._through(
+            kills,
+            Errand(
+                begin=lambda: None,
+                may_be=frozenset({commit}),
+                rests=lambda rule: rule == "rest" and settled(self.agent.memory(), commit),
+                judge=lambda: invariants.at_rest(
+                    self.agent.state, confirmed=frozenset({commit}), wanted=commit, told=False
+                ),
+            ),
+        )
+
+    def safe_mode(self, *, kills: Sequence[Kill] = ()) -> Cycle:
+        """Order safe mode, and kill the agent on its way there."""
+        spool = Spool(self.agent.state / SPOOL)
+        mark = len(self.heard())
+        return self._through(
+            kills,
+            Errand(
+                begin=lambda: spool.give(SafeModeOrder(on=True, reason="a test")),
+                may_be=frozenset(filter(None, {self._confirmed})),
+                rests=lambda rule: rule == "rest.safe",
+                judge=lambda: self._in_safe_mode(mark),
+            ),
+        )
+
+    def heard(self) -> Sequence[Event]:
+        """Return all events that came to the hub."""
+        return self._witness.events(self.name)
+
+    def cut_off(self) -> None:
+        """Start the agent anew, with a broker that is not there."""
+        self.agent.terminate()
+        self.agent.config.write_text(replace(self.agent.wiring, broker_port=free_port()).toml(self.agent.state))
+        self._start()
+
+    def last_seq(self) -> int:
+        """Return the number of the last record in its ledger."""
+        address = f"file:{self.agent.state / invariants.LEDGER}?mode=ro"
+        with closing(sqlite3.connect(address, uri=True, timeout=5.0)) as db:
+            (found,) = db.execute("SELECT max(seq) FROM outbox").fetchone()
+        return int(found)
+
+    def end(self) -> None:
+        """End the agent."""
+        self.agent.end()
+
+    # --- one errand -----------------------------------------------------------------------------------------
+
+    def _through(self, kills: Sequence[Kill], errand: Errand) -> Cycle:
+        cycle, began_s, count = Cycle(), time.monotonic(), self.board.count
+        pending = list(kills)
+        if not self.agent.runs:
+            self.board.born()
+            self._arm(pending)
+            self._start()
+        else:
+            self._arm(pending)
+        errand.begin()
+        died_s = began_s
+        while not self._came_to_rest(errand, cycle):
+            if cycle.violations:
+                break
+            cycle.kills.append(self.board.killed_at)
+            died_s = time.monotonic()
+            if errand.may_be:
+                cycle.violations += invariants.after_a_crash(self.agent.state, confirmed=errand.may_be)
+            self.board.born()
+            self._arm(pending)
+            self._start()
+        cycle.recovered_s = time.monotonic() - died_s
+        if not cycle.violations:
+            cycle.violations += self._judged(errand)
+            cycle.noticed_s = self.agent.told("agent.started")[-1].uptime_s - self._started_s
+        cycle.took_s = time.monotonic() - began_s
+        cycle.operations = self.board.count - count
+        if cycle.violations:
+            story = self.agent.story()[-STORY_CHARACTERS:]
+            cycle.violations += [f"killed at {', '.join(cycle.kills) or 'nothing'}", story]
+        return cycle
+
+    def _judged(self, errand: Errand) -> list[str]:
+        """Return what does not hold. A spare copy may be begun after all else rests: what stays of it is a leftover."""
+        found, deadline = errand.judge(), time.monotonic() + COME_BACK_S
+        while found and self._works() and time.monotonic() < deadline:
+            time.sleep(LOOK_S)
+            if not self._works():
+                return errand.judge()
+        return found
+
+    def _arm(self, pending: list[Kill]) -> None:
+        if pending:
+            kill = pending.pop(0)
+            self.board.arm(kill.operation, torn=kill.torn)
+
+    def _start(self) -> None:
+        self._started_s = boot_clock_s()
+        self.agent.start()
+
+    def _committed(self, *, bad: bool) -> CommitId:
+        self._pushed += 1
+        page = f"{self.name} {self._pushed}"
+        files = fleet_files(self.name, BAD if bad else GOOD, health=HEALTH, also={PAGE: page})
+        if not bad:
+            self._page = page
+        return self._commits.commit(files)
+
+    # --- waiting --------------------------------------------------------------------------------------------
+
+    def _came_to_rest(self, errand: Errand, cycle: Cycle) -> bool:
+        """Wait until the agent rests and all it said is stored, or until it was killed."""
+        deadline = time.monotonic() + COME_BACK_S
+        while time.monotonic() < deadline:
+            if not self.agent.runs:
+                if not self.board.killed:
+                    cycle.violations.append("the agent ended by itself")
+                return False
+            if errand.rests(self._rule()) and self._is_all_stored():
+                if self.board.disarm():
+                    continue  # it dies this very moment
+                return True
+            time.sleep(LOOK_S)
+        cycle.violations.append(f"it was not at rest within {COME_BACK_S:g} s")
+        return False
+
+    def _works(self) -> list[str]:
+        """Return what is being made: a spare copy is, in the background, when all else rests already."""
+        return [path.name for path in self.agent.state.glob("incoming/*")]
+
+    def _rule(self) -> str:
+        """Return the rule of the last decision of the process that runs now."""
+        try:
+            [(stamp, decision)] = recent_decisions(self.agent.state / invariants.LEDGER, 1)
+        except (NotNow, ValueError):
+            return ""
+        return decision.rule if stamp.uptime_s > self._started_s else ""
+
+    def _is_all_stored(self) -> bool:
+        [last] = recent_events(self.agent.state / invariants.LEDGER, 1)
+        return self._witness.stored(self.name, last.stream) >= last.seq
+
+    # --- judging --------------------------------------------------------------------------------------------
+
+    def _at_rest(self, commit: CommitId, *, bad: bool) -> list[str]:
+        expected = self._confirmed if bad else commit
+        memory = self.agent.memory()
+        found = [] if memory.confirmed and memory.confirmed.commit == expected else [f"{short(expected)} should run"]
+        if expected is not None:
+            found += invariants.at_rest(self.agent.state, confirmed=frozenset({expected}), wanted=commit)
+        found += self._runs_whole()
+        found += self._witness.contradictions(self.name)
+        found += self._heard(commit, bad=bad)
+        self._confirmed = expected
+        return found
+
+    def _in_safe_mode(self, mark: int) -> list[str]:
+        memory, found = self.agent.memory(), list[str]()
+        if memory.safe is None or not memory.safe.applied:
+            found.append("it is not in safe mode")
+        elif invariants.current(self.agent.state) != memory.safe.release:
+            found.append("the safe-mode stack is not current")
+        found += [f"{one.service} runs in safe mode" for one in running(self.project) if one.state == "running"]
+        told = [event.kind for event in self.heard()[mark:]]
+        for kind in ("safe_mode.entered", "safe_mode.running"):
+            if told.count(kind) != 1:
+                found.append(f"the hub heard {kind} {told.count(kind)} times")
+        return found
+
+    def _heard(self, commit: CommitId, *, bad: bool) -> list[str]:
+        """Say what the hub heard too often or not at all since the commit was pushed."""
+        events = self._witness.events(self.name)
+        since = next((number for number, event in enumerate(events) if event.commit == commit), len(events))
+        told = [event.kind for event in events[since:]]
+        expected = {"release.confirmed": not bad, "release.refused": bad, "rollback.finished": bad}
+        return [
+            f"the hub heard {kind} {told.count(kind)} times for {short(commit)}"
+            for kind, once in expected.items()
+            if told.count(kind) != once
+        ]
+
+    def _runs_whole(self) -> list[str]:
+        release = self.agent.state / "releases" / (invariants.current(self.agent.state) or "none")
+        plans = {one["name"]: one["inputs"] for one in _read(release / "release.json")["services"]}
+        seen = {one.service: one for one in running(self.project)}
+        if seen.keys() != plans.keys():
+            return [f"{sorted(seen)} run, {sorted(plans)} should"]
+        found = [f"{name} was not made from the current release" for name in plans if seen[name].inputs != plans[name]]
+        page = self._page
+        return found + [
+            f"{name} is {one.state} and reads {one.reads!r}, not {page!r}"
+            for name, one in seen.items()
+            if (one.state, one.reads) != ("running", page)
+        ]
+
+
+def _as_on_a_device(folder: Path) -> Path:
+    """Hide what the tests install and a device does not have: structlog imports rich for 0.2 s, at every start."""
+    hiding = folder / "device"
+    hiding.mkdir()
+    (hiding / "rich.py").write_text('raise ImportError("a device has no rich")\n')
+    return hiding
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])

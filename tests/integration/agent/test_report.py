@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import asyncio
+import shutil
+import statistics
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from msgspec import structs
+from tests.fixtures.broker import Broker, free_port
+from tests.integration.agent.reporting import QUICK, device, retained, tiny_hub, topic, until
+
+from metrica_agent.adapters.bus import Patience
+from metrica_agent.decisions.pace import Pace
+from metrica_fleet.codec import decode
+from metrica_fleet.identity import CommitId, StreamId
+from metrica_fleet.messages import Head, Presence, Status, Stored
+from metrica_fleet.records import Event
+from metrica_fleet.topics import HEAD, PRESENCE, STATUS, STORED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    with Broker(tmp_path) as running:
+        yield running
+
+
+async def test_a_newcomer_sees_presence_and_status(tmp_path: Path, broker: Broker) -> None:
+    async with tiny_hub(broker.port) as hub, device(tmp_path, broker.port) as pi:
+        await until(lambda: hub.statuses and hub.statuses[-1].vitals.load_1m is not None)
+        presence = cast("Presence", decode(PRESENCE, (await retained(broker.port, PRESENCE)).payload))
+        message = await retained(broker.port, STATUS)
+        told = cast("Status", decode(STATUS, message.payload))
+        assert (presence.state, presence.reason, presence.device) == ("online", "connected", "pi-01")
+        assert presence.boot_id == pi.clock.boot_id
+        assert (told.mode, told.stream, told.vitals.load_1m) == ("steady", pi.ledger.stream, 0.5)
+        assert message.retain
+        assert message.properties is not None
+        about = cast("dict[str, object]", message.properties.json())
+        assert (about["ContentType"], about["PayloadFormatIndicator"]) == ("application/json", 1)
+
+
+async def test_greets_in_order_and_numbers_its_connections(tmp_path: Path, broker: Broker) -> None:
+    async with tiny_hub(broker.port) as hub:
+        async with device(tmp_path, broker.port) as pi:
+            await pi.say("one")
+            await until(lambda: hub.said() == ["one"])
+        kinds = [message.topic.value.rsplit("/", 1)[1] for message in hub.raw]
+        assert kinds.index("presence") < kinds.index("status") < kinds.index("records")
+        async with device(tmp_path, broker.port):
+            await until(lambda: sum(presence.state == "online" for presence in hub.presences) == 2)
+        online = [presence.connection for presence in hub.presences if presence.state == "online"]
+        assert online[0] < online[1]
+
+
+async def test_an_event_arrives_within_milliseconds(tmp_path: Path, broker: Broker) -> None:
+    async with tiny_hub(broker.port) as hub, device(tmp_path, broker.port) as pi:
+        await pi.say("first")
+        await until(hub.said)
+        took: list[float] = []
+        for number in range(50):
+            began = time.monotonic()
+            await pi.say(f"{number}")
+            while hub.said()[-1] != f"{number}":  # noqa: ASYNC110  # the moment counts
+                await asyncio.sleep(0)
+            took.append(time.monotonic() - began)
+        assert statistics.median(took) < 0.05
+
+
+async def test_what_is_stored_is_forgotten(tmp_path: Path, broker: Broker) -> None:
+    async with tiny_hub(broker.port) as hub, device(tmp_path, broker.port) as pi:
+        for number in range(10):
+            await pi.say(f"{number}")
+        await until(lambda: pi.ledger.stored() == pi.ledger.last_seq() > 0)
+        assert hub.said() == [f"{number}" for number in range(10)]
+        assert await pi.ledger.unsent(0, 100) == ()
+
+
+async def test_any_watermark_is_harmless(tmp_path: Path, broker: Broker) -> None:
+    async with tiny_hub(broker.port) as hub, device(tmp_path, broker.port) as pi:
+        await pi.say("one", "two", "three")
+        await until(lambda: pi.ledger.stored() == pi.ledger.last_seq())
+        stored = pi.ledger.stored()
+        await hub.say(STORED, Stored(streams={StreamId("f" * 32): 10_000, pi.ledger.stream: 1}))
+        await hub.client.publish(topic(STORED), b'{"streams": {"x": -1}}', qos=1)
+        await hub.client.publish(topic(STORED), b"\xff\x00 no message", qos=1)
+        await until(lambda: pi.bus.garbage == 2)
+        await hub.tell()
+        assert pi.ledger.stored() == stored
+        await pi.say("four")
+        await until(lambda: hub.said() == ["one", "two", "three", "four"])
+        assert len(set(hub.order)) == len(hub.order)
+
+
+async def test_a_head_is_handed_on(tmp_path: Path, broker: Broker) -> None:
+    async with tiny_hub(broker.port) as hub, device(tmp_path, broker.port) as pi:
+        head = Head(branch="main", commit=CommitId("a" * 40), number=3)
+        await hub.say(HEAD, head)
+        await until(lambda: pi.heads == [head])
+
+
+async def test_a_status_is_told_when_it_changes_and_not_otherwise(tmp_path: Path, broker: Broker) -> None:
+    async with tiny_hub(broker.port) as hub, device(tmp_path, broker.port) as pi:
+        await pi.say("one")
+        await until(lambda: hub.said() == ["one"])
+        before = len(hub.statuses)
+        await pi.say("two")
+        await until(lambda: hub.said() == ["one", "two"])
+        assert len(hub.statuses) == before
+        pi.now = structs.replace(pi.now, mode="trial")
+        pi.task.wake.nudge()
+        await until(lambda: hub.statuses[-1].mode == "trial")
+        assert len(hub.statuses) == before + 1
+
+
+async def test_heartbeats_come_at_their_interval_each_with_a_status(tmp_path: Path, broker: Broker) -> None:
+    timing = replace(QUICK, heartbeat_s=0.1)
+    async with tiny_hub(broker.port) as hub, device(tmp_path, broker.port, timing=timing) as pi:
+        await until(lambda: len(hub.order) >= 5)
+        assert not hub.said()
+        assert len(hub.statuses) >= 3
+        await until(lambda: pi.ledger.stored() >= 5)
+
+
+# --- the broker goes and comes ------------------------------------------------------------------------------------
+
+
+async def test_a_broker_that_is_down_holds_nothing_up(tmp_path: Path) -> None:
+    async with device(tmp_path, free_port()) as pi:
+        took: list[float] = []
+        for number in range(200):
+            began = time.monotonic()
+            await pi.say(f"{number}")
+            took.append(time.monotonic() - began)
+        assert statistics.median(took) < 0.05
+        assert len(await pi.ledger.unsent(0, 1000)) >= 200
+
+
+async def test_a_broker_that_comes_later_gets_everything_in_order(tmp_path: Path) -> None:
+    with Broker(tmp_path) as broker:
+        broker.stop()
+        async with device(tmp_path, broker.port) as pi:
+            for number in range(30):
+                await pi.say(f"{number}")
+            broker.start()
+            async with tiny_hub(broker.port) as hub:
+                await until(lambda: pi.ledger.stored() == pi.ledger.last_seq())
+                assert hub.said() == [f"{number}" for number in range(30)]
+
+
+async def test_a_broker_that_loses_its_disk_loses_nothing_of_ours(tmp_path: Path, broker: Broker) -> None:
+    async with device(tmp_path, broker.port) as pi:
+        async with tiny_hub(broker.port) as hub:
+            await pi.say("stored")
+            await until(lambda: pi.ledger.stored() == pi.ledger.last_seq())
+            hub.deaf = True
+            before = hub.came
+            await pi.say("lost 1", "lost 2")
+            await until(lambda: hub.came >= before + 2)
+        broker.kill()
+        broker.forget()
+        broker.start()
+        async with tiny_hub(broker.port, hub) as again:
+            await pi.say("after")
+            await until(lambda: again.said() == ["stored", "lost 1", "lost 2", "after"])
+            await until(lambda: pi.ledger.stored() == pi.ledger.last_seq())
+
+
+async def test_what_is_not_answered_is_sent_again_all_once_then_a_little(tmp_path: Path, broker: Broker) -> None:
+    async with tiny_hub(broker.port) as hub:
+        hub.deaf = True
+        async with device(tmp_path, broker.port) as pi:
+            pi.task.pace = Pace(per_s=200.0)
+            await pi.say(*[f"{number}" for number in range(60)])
+            total = pi.ledger.last_seq()
+            await until(lambda: hub.came >= 2 * total)  # all, and all again
+            await until(lambda: hub.came >= 2 * total + 20)  # then what it takes to be answered
+            assert hub.came < 3 * total
+            hub.deaf = False
+            await until(lambda: pi.ledger.stored() == pi.ledger.last_seq())
+            assert hub.said() == [f"{number}" for number in range(60)]
+
+
+async def test_a_hub_that_stored_and_did_not_say_so_is_asked_again(tmp_path: Path, broker: Broker) -> None:
+    async with tiny_hub(broker.port) as hub:
+        hub.silent = True
+        async with device(tmp_path, broker.port) as pi:
+            await pi.say("one")
+            await until(lambda: hub.said() == ["one"])
+            hub.silent = False
+            await until(lambda: pi.ledger.stored() == pi.ledger.last_seq())
+            assert hub.said() == ["one"]
+
+
+async def test_a_thousand_records_are_drained_at_a_pace(tmp_path: Path, broker: Broker) -> None:
+    with Broker(tmp_path / "other") as nobody:
+        nobody.stop()
+        async with device(tmp_path, nobody.port) as pi:
+            for page in range(20):
+                await pi.say(*[f"{page * 50 + number}" for number in range(50)])
+    async with tiny_hub(broker.port) as hub:
+        began = time.monotonic()
+        async with device(tmp_path, broker.port) as pi:
+            pi.task.pace = Pace(per_s=200.0)
+            await until(lambda: pi.ledger.stored() == pi.ledger.last_seq(), within_s=30)
+        took = time.monotonic() - began
+    assert hub.said() == [f"{number}" for number in range(1000)]
+    assert took >= (1000 - 20) / 200
+
+
+async def test_an_older_copy_goes_on_in_a_new_stream(tmp_path: Path, broker: Broker) -> None:
+    first, copy = tmp_path / "first", tmp_path / "copy"
+    async with tiny_hub(broker.port) as hub:
+        async with device(first, broker.port) as pi:
+            await pi.say("before")
+            await until(lambda: pi.ledger.stored() == pi.ledger.last_seq())
+        shutil.copytree(first, copy)
+        async with device(first, broker.port) as pi:
+            await pi.say(*[f"original {number}" for number in range(20)])
+            await until(lambda: pi.ledger.stored() == pi.ledger.last_seq())
+            old = pi.ledger.stream
+        async with device(copy, free_port()) as pi:
+            await pi.say(*[f"copy {number}" for number in range(40)])  # more than the original: its numbers lie inside
+        async with device(copy, broker.port) as pi:
+            await until(lambda: pi.ledger.stored() == pi.ledger.last_seq() and pi.ledger.stream != old)
+    assert hub.said() == [
+        "before",
+        *[f"original {number}" for number in range(20)],
+        *[f"copy {number}" for number in range(40)],
+    ]
+    assert hub.kinds().count("outbox.renewed") == 1
+
+
+# --- refused ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_denied_publication_is_told_once_and_arrives_when_it_is_allowed(tmp_path: Path) -> None:
+    rules = tmp_path / "acl"
+    rules.write_text("topic read #\ntopic write metrica/v1/test/devices/pi-01/presence\n", encoding="utf-8")
+    with Broker(tmp_path, settings=(f"acl_file {rules}", "log_type all")) as broker:
+        async with device(tmp_path, broker.port) as pi:
+            await pi.say("one")
+            await until(lambda: pi.task.denied == {"records", "status"})
+            await pi.say("two")
+            await until(lambda: broker.log.count("Denied PUBLISH") >= 8)  # tried again and again
+            told = [event for event in await pi.ledger.recent_events(100) if event.kind == "bus.denied"]
+            assert sorted(str(event.detail["channel"]) for event in told) == ["records", "status"]
+            assert {event.reason for event in told} == {"bus-denied"}
+            assert "Not authorized" in told[0].message
+            rules.write_text("topic readwrite #\n", encoding="utf-8")
+            broker.restart()
+            async with tiny_hub(broker.port) as hub:
+                await until(lambda: hub.said() == ["one", "two"])
+                await until(lambda: pi.ledger.stored() == pi.ledger.last_seq())
+                assert hub.kinds().count("bus.denied") == 2
+                await until(lambda: not pi.task.denied)
+
+
+# --- the end ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_clean_end_says_so_in_time_and_leaves_no_will(tmp_path: Path, broker: Broker) -> None:
+    patience = Patience(will_delay_s=1)
+    async with tiny_hub(broker.port) as hub:
+        async with device(tmp_path, broker.port, patience=patience) as pi:
+            await until(lambda: hub.presences)
+            began = time.monotonic()
+            await pi.stop()
+            assert time.monotonic() - began < 2
+        await until(lambda: hub.presences[-1].reason == "shutdown")
+        await asyncio.sleep(1.5)  # longer than the will's delay
+        assert [presence.reason for presence in hub.presences] == ["connected", "shutdown"]
+
+
+@pytest.mark.parametrize("state", ["nobody", "silent"])
+async def test_a_clean_end_without_a_broker_is_quick_too(tmp_path: Path, state: str) -> None:
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.set()
+        await reader.read()
+        writer.close()
+        closed.set()
+
+    accepted, closed = asyncio.Event(), asyncio.Event()
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1] if state == "silent" else free_port()
+    async with device(tmp_path, port) as pi:
+        if state == "silent":
+            await accepted.wait()
+        began = time.monotonic()
+        await pi.stop()
+        assert time.monotonic() - began < 2
+    if state == "silent":
+        await closed.wait()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_records_of_all_kinds_survive_the_wire(tmp_path: Path, broker: Broker) -> None:
+    async with tiny_hub(broker.port) as hub, device(tmp_path, broker.port) as pi:
+        await pi.say("ünïcödé \u2026 \x00")
+        await until(hub.said)
+        (seq,) = await pi.say("last")
+        await until(lambda: (pi.ledger.stream, seq) in hub.records)
+        event = hub.records[pi.ledger.stream, seq]
+        assert isinstance(event, Event)
+        assert event.uptime_s > 0
+        assert hub.said()[0] == "ünïcödé \u2026 \x00"

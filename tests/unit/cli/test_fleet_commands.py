@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+
+import pytest
+from aiohttp import web
+from tests.unit.cli.hubs import BAD, Store, device, event, hub_that_says, hub_with, metrica, refusing
+
+
+def store() -> Store:
+    """Made anew by each test: how long ago something was seen is counted from now."""
+    return Store(
+        states=[
+            device("pi-01"),
+            device("pi-02", connection="offline", mode="degraded", reason="too-hot", message="81 degrees"),
+            refusing("pi-03"),
+            device("pi-04", connection="never-seen", role=None, mode=None, commit=None, phase=None, last_seen_at=None),
+        ],
+        rows=[event(number, f"pi-0{number % 2 + 1}") for number in range(1, 40)],
+    )
+
+
+async def test_devices_are_listed_with_problems_first(capsys: pytest.CaptureFixture[str]) -> None:
+    async with hub_with(store()) as address:
+        assert await metrica("devices", "--hub", address) == 0
+    told = capsys.readouterr()
+    heads, *rows = told.out.splitlines()
+    assert heads.split() == ["DEVICE", "ROLE", "CONNECTION", "MODE", "COMMIT", "WANTED", "PHASE", "SEEN", "WHY"]
+    assert [row.split()[0] for row in rows] == ["pi-03", "pi-02", "pi-04", "pi-01"]
+    assert rows[0].split(maxsplit=9) == [
+        *("pi-03", "camera", "●", "online", "steady", "1f1f1f1f", BAD[:8], "✖", "refused"),
+        '1m    refused bad0bad0: service "web" turned unhealthy',
+    ]
+    assert rows[1].endswith("1m    too-hot: 81 degrees")
+    assert told.err == ""
+
+
+async def test_json_is_the_hubs_own_json(capsys: pytest.CaptureFixture[str]) -> None:
+    async with hub_with(store()) as address:
+        assert await metrica("devices", "--hub", address, "-o", "json") == 0
+        listed = json.loads(capsys.readouterr().out)
+        assert await metrica("device", "pi-01", "--hub", address, "-o", "json") == 0
+        one = json.loads(capsys.readouterr().out)
+    assert [item["device"] for item in listed["items"]] == ["pi-01", "pi-02", "pi-03", "pi-04"]
+    assert listed["next"] is None
+    assert listed["items"][0] == one
+    assert one["vitals"]["disk_free_bytes"] == 3 * 1024**3
+
+
+async def test_names_and_json_lines_are_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
+    async with hub_with(store()) as address:
+        assert await metrica("devices", "--hub", address, "-o", "name") == 0
+        assert capsys.readouterr().out == "pi-01\npi-02\npi-03\npi-04\n"
+        assert await metrica("events", "--hub", address, "-o", "jsonl", "-n", "3") == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [json.loads(line)["seq"] for line in lines] == [39, 38, 37]
+        assert await metrica("devices", "--hub", address, "--no-headers") == 0
+        assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+async def test_a_fleet_of_more_than_a_page_is_listed_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    many = Store(states=[device(f"pi-{number:05}") for number in range(2_345)])
+    async with hub_with(many) as address:
+        assert await metrica("devices", "--hub", address, "-o", "name") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2_345
+
+
+async def test_one_device_is_shown_with_why_and_its_last_events(capsys: pytest.CaptureFixture[str]) -> None:
+    async with hub_with(store()) as address:
+        assert await metrica("device", "pi-02", "--hub", address) == 0
+    facts, events = capsys.readouterr().out.split("\n\n")
+    assert [re.split(r":\s+", line, maxsplit=1) for line in facts.splitlines()] == [
+        ["device", "pi-02"],
+        ["role", "camera"],
+        ["tags", "north, canary"],
+        ["connection", "○ offline"],
+        ["seen", "1m"],
+        ["mode", "degraded"],
+        ["confirmed", "1f1f1f1f"],
+        ["release", "2e2e2e2e"],
+        ["wanted", "1f1f1f1f ✔ confirmed"],
+        ["why", "too-hot: 81 degrees"],
+        ["agent", "0.1.0"],
+        ["disk free", "3.0 GiB"],
+        ["temperature", "52 °C"],
+    ]
+    heads, *rows = events.splitlines()
+    assert heads.split() == ["AGE", "KIND", "REASON", "COMMIT", "MESSAGE"]
+    assert len(rows) == 10
+    assert rows[0].split(maxsplit=4) == ["1d6h", "release.confirmed", "-", "1f1f1f1f", "number 39 and  [31mred"]
+
+
+async def test_events_may_be_those_of_one_device(capsys: pytest.CaptureFixture[str]) -> None:
+    async with hub_with(store()) as address:
+        assert await metrica("events", "--hub", address) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 21
+        assert await metrica("events", "--hub", address, "--device", "pi-01", "-n", "5") == 0
+        rows = capsys.readouterr().out.splitlines()[1:]
+    assert {row.split()[1] for row in rows} == {"pi-01"}
+    assert len(rows) == 5
+
+
+async def test_the_hubs_address_may_come_from_the_environment(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hub_with(store()) as address:
+        monkeypatch.setenv("METRICA_HUB_URL", f"{address}/")
+        assert await metrica("device", "pi-01", "-o", "name") == 0
+    assert capsys.readouterr().out == "pi-01\n"
+
+
+async def test_an_empty_fleet_is_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    async with hub_with(Store()) as address:
+        assert await metrica("devices", "--hub", address) == 0
+        assert await metrica("events", "--hub", address) == 0
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", "no device was heard of yet\nnothing has happened yet\n")
+
+
+# --- no ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_device_that_nobody_heard_of_is_exit_5(capsys: pytest.CaptureFixture[str]) -> None:
+    async with hub_with(store()) as address:
+        for command in (["device", "pi-99"], ["events", "--device", "pi-99"]):
+            assert await metrica(*command, "--hub", address) == 5
+            what, why, advice = capsys.readouterr().err.splitlines()
+            assert what == 'error: No device "pi-99" was ever heard of.'
+            assert why.startswith(f"  404 from {address}/api/v1/devices/pi-99")
+            assert advice == "  try: metrica devices"
+
+
+async def test_a_hub_that_is_not_there_is_exit_3(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        assert await metrica("devices", "--hub", address) == 3
+    what, _, advice = capsys.readouterr().err.splitlines()
+    assert what == f"error: the hub at {address} can't be reached"
+    assert advice == "  try: --hub URL, or set METRICA_HUB_URL"
+
+
+@pytest.mark.parametrize("address", ["hub", "ftp://hub/", "http://", "http://127.0.0.1:99999"])
+async def test_what_is_no_address_is_exit_2(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await metrica("devices", "--hub", address) == 2
+    assert capsys.readouterr().err.startswith(f'error: "{address}" is no address of a hub\n')
+
+
+async def test_a_hub_that_does_not_answer_in_time_is_exit_6(capsys: pytest.CaptureFixture[str]) -> None:
+    async def never(_: web.Request) -> web.StreamResponse:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with hub_that_says(never) as address:
+        assert await metrica("devices", "--hub", address, "--timeout", "0.2") == 6
+    assert capsys.readouterr().err.startswith(f"error: {address} did not answer within 0.2 s\n")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code", "told"),
+    [
+        (401, '{"detail": "No token."}', 4, "error: No token."),
+        (403, "{}", 4, "error: the hub answered 403"),
+        (503, '{"title": "Service Unavailable", "detail": "Later."}', 1, "error: Later."),
+        (500, "<html>", 1, "error: the hub answered 500"),
+        (200, "<html>", 3, "is no Metrica hub"),
+        (200, "[" * 5000, 3, "is no Metrica hub"),
+        (200, "[1]", 3, "is no Metrica hub"),
+    ],
+)
+async def test_another_answer_is_told_in_its_own_words(
+    status: int, body: str, code: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, text=body)
+
+    async with hub_that_says(answer) as address:
+        assert await metrica("device", "pi-01", "--hub", address) == code
+    assert told in capsys.readouterr().err.splitlines()[0]
+
+
+async def test_a_hub_of_another_version_is_shown_as_far_as_it_goes(capsys: pytest.CaptureFixture[str]) -> None:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"items": [{"device": "pi-01", "vitals": 5, "new": {}}, "what"], "extra": 1})
+
+    async with hub_that_says(answer) as address:
+        assert await metrica("devices", "--hub", address) == 0
+        assert await metrica("events", "--hub", address) == 0
+        assert await metrica("device", "pi-01", "--hub", address) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["devic"], 'error: Unknown command "devic". Did you mean "device"?'),
+        (["device"], 'error: Command "device" parameter ID requires an argument.'),
+        (["device", "pi_01"], 'error: "pi_01" is no name of a device'),
+        (["events", "-n", "0"], "error: -n 0 asks for nothing"),
+        (["events", "-n", "many"], 'error: Invalid value for -n: unable to convert "many" into int.'),
+        (["devices", "-o", "yaml"], 'error: Invalid value "yaml" for -o.'),
+        (["devices", "--huub", "x"], "error: Unknown option: "),
+    ],
+)
+async def test_a_wrong_command_line_is_exit_2_and_one_sentence(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await metrica(*arguments) == 2
+    what, advice = capsys.readouterr().err.splitlines()
+    assert what.startswith(told)
+    assert advice.startswith("  try: ")
+
+
+async def test_help_and_version_are_no_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    assert await metrica("--version") == 0
+    assert capsys.readouterr().out.startswith("metrica ")
+    assert await metrica("--help") == 0
+    assert "metrica lint " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "nan", "inf"])
+async def test_a_time_in_which_nothing_can_be_answered_is_exit_2(
+    given: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await metrica("devices", f"--timeout={given}") == 2
+    assert f"--timeout {given} is no time to wait" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [("devices",), ("events",), ("device", "pi-01")])
+async def test_a_404_where_every_hub_has_something_is_no_hub(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def nothing(_: web.Request) -> web.Response:
+        return web.Response(status=404, text="<html>nothing here</html>", content_type="text/html")
+
+    async with hub_that_says(nothing) as address:
+        assert await metrica(*command, "--hub", address) == 3
+        assert capsys.readouterr().err.startswith(f"error: {address} is no Metrica hub\n  404 from {address}/api/v1/")

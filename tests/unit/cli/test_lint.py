@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.unit.fleet.repositories import GOOD
+
+from metrica_cli import checkout
+from metrica_cli.main import main
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Path:
+    for name, content in GOOD.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
+
+
+def test_a_good_repository_is_exit_0_and_one_line(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lint", str(fleet)]) == 0
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("2 devices, 2 roles: no problem\n", "")
+
+
+def test_the_repository_is_where_one_stands(
+    fleet: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(fleet)
+    assert main(["lint"]) == 0
+    assert capsys.readouterr().out == "2 devices, 2 roles: no problem\n"
+
+
+def test_problems_are_told_one_a_line_with_exit_1(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (fleet / "devices" / "pi-01.toml").write_text('rol = "camera"\n\ntags = "north"\n')
+    (fleet / "roles" / "sensor" / "compose.yaml").unlink()
+    (fleet / "roles" / "sensor" / "compose.yml").write_text("")
+    assert main(["lint", str(fleet)]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.splitlines() == [
+        'devices/pi-01.toml:1: unknown key "rol"; did you mean "role"?',
+        'devices/pi-01.toml:3: tags must be a list of texts, ["...", "..."], not "north"',
+        "roles/sensor/compose.yaml: the file is missing; rename roles/sensor/compose.yml",
+        "3 problems; a device would refuse a commit of this",
+    ]
+
+
+def test_a_link_is_read_as_devices_read_it_and_never_followed(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (fleet / "devices" / "pi-03.toml").symlink_to("pi-01.toml")
+    (fleet / "roles" / "more").symlink_to("/")
+    assert main(["lint", str(fleet)]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "devices/pi-03.toml:1: no TOML; write key = value",
+        "roles/more: a role is a folder with a compose.yaml; rename or move the file",
+        "2 problems; a device would refuse a commit of this",
+    ]
+
+
+def test_what_can_not_be_read_is_told(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(fleet / "devices" / "pi-03.toml")
+    assert main(["lint", str(fleet)]) == 1
+    assert capsys.readouterr().err.startswith("devices/pi-03.toml: the file can't be read: it is no file\n1 problem;")
+
+
+def test_the_name_of_a_file_can_not_steer_the_terminal(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (fleet / "devices" / "a\x1b[31m\nb.toml").write_text("")
+    assert main(["lint", str(fleet)]) == 1
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_folder_that_is_none_is_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lint", str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/nowhere is no folder\n  try: metrica lint ")
+
+
+def test_a_folder_that_holds_too_much_is_exit_2(
+    fleet: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkout, "MAX_FILES", 5)
+    assert main(["lint", str(fleet)]) == 2
+    assert "holds more than 5 files" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_enough_is_no_error(fleet: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "metrica_cli", "lint", str(fleet)], stdout=write, stderr=subprocess.PIPE, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_folder_that_can_not_be_read_is_a_problem(
+    fleet: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed, scandir = str(fleet / "roles" / "sensor"), os.scandir
+
+    def guarded(path: str) -> object:  # root may enter everything
+        if str(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    (fleet / "roles" / "sensor" / "more").mkdir()
+    monkeypatch.setattr(os, "scandir", guarded)
+    assert main(["lint", str(fleet)]) == 1
+    assert "roles/sensor: the folder can't be read: Permission denied\n" in capsys.readouterr().err
+
+
+def test_a_repository_that_can_not_be_read_is_a_sentence(
+    fleet: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(path: Path) -> object:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    assert main(["lint", str(fleet)]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {fleet} can't be read\n  Permission denied\n  try: ls -ld ")
+
+
+def test_a_device_of_the_name_of_a_path_of_the_api_is_refused(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (fleet / "devices" / "pi-01.toml").rename(fleet / "devices" / "stream.toml")
+    assert main(["lint", str(fleet)]) == 1
+    assert capsys.readouterr().err.startswith("devices/stream.toml")
