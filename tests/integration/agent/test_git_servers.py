@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
-from collections.abc import Callable, Generator
-from contextlib import ExitStack, closing
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import ExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from dulwich.protocol import pkt_line
 from tests.fixtures.git_servers import (
     Repository,
     git,
@@ -225,6 +227,20 @@ async def test_a_commit_that_the_remote_does_not_have_is_named(site: Site, tmp_p
     assert await mirror.fetch(site.url, site.fleet.head(), None) is Relation.FIRST
 
 
+async def test_a_remote_that_refuses_and_hangs_up_is_heard_out(tmp_path: Path, make: Make) -> None:
+    commit = CommitId("12345678" * 5)
+    last_words = b"version 2\n", b"fetch\n", None, b"ERR upload-pack: not our ref " + commit.encode()
+    mirror = make(tmp_path / "mirror.git")
+    async with _hanging_up(b"".join(pkt_line(line) for line in last_words)) as url:
+        with pytest.raises(NotNow, match="does not give commit 12345678") as caught:
+            await mirror.fetch(url, commit, None)
+    assert caught.value.reason == "commit-missing"
+    async with _hanging_up(pkt_line(b"version 2\n") + pkt_line(None)) as url:
+        with pytest.raises(NotNow, match="connection") as caught:
+            await mirror.fetch(url, commit, None)
+    assert caught.value.reason == "git-unreachable"
+
+
 async def test_branches_with_the_same_beginning_are_not_mixed_up(site: Site, tmp_path: Path) -> None:
     main = site.fleet.head()
     git("push", "--quiet", str(site.fleet.bare), "HEAD:refs/heads/main-2", folder=site.fleet.work)
@@ -330,6 +346,20 @@ async def test_a_bad_address_is_refused_at_once(tmp_path: Path, make: Make) -> N
         with pytest.raises(Unusable) as caught:
             await mirror.head(url)
         assert caught.value.reason == "bad-remote"
+
+
+@asynccontextmanager
+async def _hanging_up(words: bytes) -> AsyncGenerator[str]:
+    """Serve git:// that says ``words`` to everybody and resets the connection, whatever is asked."""
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(words)
+        writer.close()  # with the request unread: the system answers the next write with a reset
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()
+        yield f"git://{host}:{port}/fleet.git"
 
 
 def _below(base: str, served: Repository) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, Final
 from typing import Protocol as TypingProtocol
 
@@ -54,6 +54,8 @@ _WELL: Final = 200
 _NO_REFS: Final = (b"refs/heads/-",)
 """What no branch can be called: we know already what we want."""
 _NO_SUCH_COMMIT: Final = ("not our ref", "unadvertised object", "no such commit")
+_LAST_LINES: Final = 1000
+"""Of a remote that has hung up, so many are read for its reason."""
 
 
 class Talk:
@@ -117,7 +119,7 @@ class Talk:
         said = self._refusal or str(error)[:300]
         if any(mark in said for mark in _NO_SUCH_COMMIT):
             return troubles.commit_missing(self._remote, commit)
-        if isinstance(error.__cause__, urllib3.exceptions.HTTPError):
+        if isinstance(error.__cause__, (urllib3.exceptions.HTTPError, OSError)) and not self._refusal:
             return troubles.unreachable(self._remote, "the connection was lost in the middle of an answer")
         if isinstance(error, HangupException) and not self._refusal:
             lines = [bytes(line) for line in error.stderr_lines or []]
@@ -181,6 +183,7 @@ class _Tcp(TCPGitClient):
     ) -> tuple[Protocol, Callable[[], bool], IO[bytes] | None]:
         protocol, can_read, stderr = super()._connect(cmd, path, protocol_version)
         protocol.read = self._overhearing(protocol.read)
+        protocol.write = _hearing_out(protocol.read, protocol.write)
         return protocol, can_read, stderr
 
 
@@ -198,6 +201,7 @@ class _Ssh(SSHVendor):
         running = subprocess.Popen(arguments, bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe, env=ssh_environment())
         wrapper = SubprocessWrapper(running)
         wrapper.read = self._overhearing(wrapper.read)
+        wrapper.write = _hearing_out(wrapper.read, wrapper.write)
         return wrapper
 
 
@@ -207,3 +211,23 @@ class _Folder(LocalGitClient):
             return super().fetch_pack(*rest, **named)
         except KeyError as error:
             raise GitProtocolError(f"no such commit: {error}") from error
+
+
+def _hearing_out(read: Heard, write: Write) -> Write:
+    """Return a ``write`` that, when the remote has hung up, hears why before it fails.
+
+    A remote that refuses says so and leaves; who is still writing then meets a closed connection first, and the
+    reason would stay unread.
+    """
+
+    def writing(data: bytes) -> int:
+        try:
+            return write(data)
+        except ConnectionError:
+            last = Protocol(read, write)
+            with suppress(GitProtocolError):
+                for _ in range(_LAST_LINES):
+                    last.read_pkt_line()
+            raise
+
+    return writing
