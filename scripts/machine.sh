@@ -16,6 +16,8 @@ else
   : "${METRICA_CACHE:=${XDG_CACHE_HOME:-$HOME/.cache}/metrica}"
 fi
 export METRICA_CACHE
+# Agents are started by the hundred here: compiled once, as on a device, not at every start.
+unset PYTHONDONTWRITEBYTECODE
 # sshd, iptables and mosquitto live in sbin, which is not on everybody's path.
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -161,7 +163,7 @@ venv_make() {
   local project=(--quiet --no-deps --no-build-isolation --editable .)
   uv() { UV_CACHE_DIR=$METRICA_CACHE/uv-cache "$METRICA_CACHE/uv/bin/uv" --no-config "$@"; }
   if uv_make && uv venv --quiet --allow-existing --no-python-downloads --python "$(command -v python3)" .venv &&
-    uv pip install --quiet --python .venv --require-hashes -r "requirements/$1.txt"; then
+    uv pip install --quiet --compile-bytecode --python .venv --require-hashes -r "requirements/$1.txt"; then
     uv pip install --python .venv "${project[@]}"
   else
     python3 -m venv .venv

@@ -28,6 +28,7 @@ from metrica_agent.adapters.ledger import recent_decisions, recent_events
 from metrica_agent.adapters.spool import Spool
 from metrica_agent.console_orders import SPOOL
 from metrica_agent.decisions.orders import SafeModeOrder
+from metrica_agent.decisions.starting import CRASH_LOOP_STARTS
 from metrica_fleet.errors import NotNow
 from metrica_fleet.identity import CommitId, short
 
@@ -123,6 +124,9 @@ class Victim:
         self._page = ""
         self._pushed = 0
         self._started_s = 0.0
+        self._pending: list[Kill] = []
+        self._armed = False
+        """Whether this life has had its turn to be killed."""
         self._confirmed: CommitId | None = None
 
     # --- what is done to it ---------------------------------------------------------------------------------
@@ -198,13 +202,13 @@ class Victim:
 
     def _through(self, kills: Sequence[Kill], errand: Errand) -> Cycle:
         cycle, began_s, count = Cycle(), time.monotonic(), self.board.count
-        pending = list(kills)
+        self._pending = list(kills)
         if not self.agent.runs:
             self.board.born()
-            self._arm(pending)
+            self._arm()
             self._start()
         else:
-            self._arm(pending)
+            self._arm()
         errand.begin()
         died_s = began_s
         while not self._came_to_rest(errand, cycle):
@@ -215,7 +219,9 @@ class Victim:
             if errand.may_be:
                 cycle.violations += invariants.after_a_crash(self.agent.state, confirmed=errand.may_be)
             self.board.born()
-            self._arm(pending)
+            self._armed = False
+            if not self._would_loop():
+                self._arm()
             self._start()
         cycle.recovered_s = time.monotonic() - died_s
         if not cycle.violations:
@@ -237,10 +243,15 @@ class Victim:
                 return errand.judge()
         return found
 
-    def _arm(self, pending: list[Kill]) -> None:
-        if pending:
-            kill = pending.pop(0)
+    def _arm(self) -> None:
+        self._armed = True
+        if self._pending:
+            kill = self._pending.pop(0)
             self.board.arm(kill.operation, torn=kill.torn)
+
+    def _would_loop(self) -> bool:
+        """Whether the life after the next start is a crash loop's if that next one is short: other tests' matter."""
+        return len(self.agent.memory().starts) + 2 >= CRASH_LOOP_STARTS
 
     def _start(self) -> None:
         self._started_s = boot_clock_s()
@@ -264,6 +275,8 @@ class Victim:
                 if not self.board.killed:
                     cycle.violations.append("the agent ended by itself")
                 return False
+            if not self._armed and not self.agent.memory().starts:
+                self._arm()
             if errand.rests(self._rule()) and self._is_all_stored():
                 if self.board.disarm():
                     continue  # it dies this very moment

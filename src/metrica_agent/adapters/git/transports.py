@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import subprocess
 from contextlib import closing, contextmanager, suppress
-from typing import IO, TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 from typing import Protocol as TypingProtocol
 
 import urllib3
@@ -54,6 +55,8 @@ _WELL: Final = 200
 _NO_REFS: Final = (b"refs/heads/-",)
 """What no branch can be called: we know already what we want."""
 _NO_SUCH_COMMIT: Final = ("not our ref", "unadvertised object", "no such commit")
+_Data = TypeVar("_Data")
+_Written = TypeVar("_Written")
 _LAST_LINES: Final = 1000
 """Of a remote that has hung up, so many are read for its reason."""
 
@@ -183,7 +186,7 @@ class _Tcp(TCPGitClient):
     ) -> tuple[Protocol, Callable[[], bool], IO[bytes] | None]:
         protocol, can_read, stderr = super()._connect(cmd, path, protocol_version)
         protocol.read = self._overhearing(protocol.read)
-        protocol.write = _hearing_out(protocol.read, protocol.write)
+        protocol.write = partial(_heard_out, protocol.read, protocol.write)
         return protocol, can_read, stderr
 
 
@@ -201,7 +204,7 @@ class _Ssh(SSHVendor):
         running = subprocess.Popen(arguments, bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe, env=ssh_environment())
         wrapper = SubprocessWrapper(running)
         wrapper.read = self._overhearing(wrapper.read)
-        wrapper.write = _hearing_out(wrapper.read, wrapper.write)
+        wrapper.write = partial(_heard_out, wrapper.read, wrapper.write)
         return wrapper
 
 
@@ -213,21 +216,17 @@ class _Folder(LocalGitClient):
             raise GitProtocolError(f"no such commit: {error}") from error
 
 
-def _hearing_out(read: Heard, write: Write) -> Write:
-    """Return a ``write`` that, when the remote has hung up, hears why before it fails.
+def _heard_out(read: Heard, write: Callable[[_Data], _Written], data: _Data) -> _Written:
+    """``write``; when the remote has hung up, hear why before failing.
 
-    A remote that refuses says so and leaves; who is still writing then meets a closed connection first, and the
+    A remote that refuses says so and leaves. Who is still writing then meets a closed connection first, and the
     reason would stay unread.
     """
-
-    def writing(data: bytes) -> int:
-        try:
-            return write(data)
-        except ConnectionError:
-            last = Protocol(read, write)
-            with suppress(GitProtocolError):
-                for _ in range(_LAST_LINES):
-                    last.read_pkt_line()
-            raise
-
-    return writing
+    try:
+        return write(data)
+    except ConnectionError:
+        last = Protocol(read, lambda _: 0)
+        with suppress(GitProtocolError):
+            for _ in range(_LAST_LINES):
+                last.read_pkt_line()
+        raise
