@@ -162,9 +162,12 @@ def soak(*, points: int, seed: int, parallel: int, updates: int, tell: bool = Tr
                 pool.submit(_live, victim, plan, tally, updates if number == 0 else 0)
                 for number, victim in enumerate(victims)
             ]
-            while tell and not all(life.done() for life in lives):
-                wait(lives, TELL_S)
-                print(f"  {tally.line()}", flush=True)
+            alive, told = set(lives), 0
+            while tell and alive:
+                alive = wait(alive, TELL_S).not_done
+                found = tally.violations[told:]
+                told += len(found)
+                print("\n".join([*(f"✘ {one}" for one in found), f"  {tally.line()}"]), flush=True)
             for life in lives:
                 life.result()
     return tally
@@ -204,8 +207,6 @@ def main() -> None:
     asked = parser.parse_args()
     print(f"soak: --points {asked.points} --updates {asked.updates} --parallel {asked.parallel} --seed {asked.seed}")
     tally = soak(points=asked.points, seed=asked.seed, parallel=asked.parallel, updates=asked.updates)
-    for violation in tally.violations:
-        print(f"✘ {violation}")
     print("  killed at: " + ", ".join(f"{kind} {count}" for kind, count in tally.at.most_common()))
     enough = tally.kills >= asked.points and tally.in_a_row >= asked.updates
     well = enough and not tally.violations

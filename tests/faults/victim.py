@@ -237,10 +237,10 @@ class Victim:
     def _judged(self, errand: Errand) -> list[str]:
         """Return what does not hold. A spare copy may be begun after all else rests: what stays of it is a leftover."""
         found, deadline = errand.judge(), time.monotonic() + COME_BACK_S
-        while found and self._works() and time.monotonic() < deadline:
-            time.sleep(LOOK_S)
+        while found and time.monotonic() < deadline:
             if not self._works():
-                return errand.judge()
+                return errand.judge()  # what was being made a moment ago is ready by now
+            time.sleep(LOOK_S)
         return found
 
     def _arm(self) -> None:
