@@ -72,6 +72,11 @@ class Plan:
             self._started += len(errand.kills)
             return errand
 
+    def end(self) -> None:
+        """Give out no more."""
+        with self._lock:
+            self._points = 0
+
     def done(self, errand: Errand, cycle: Cycle) -> None:
         """Learn from what came of it."""
         with self._lock:
@@ -164,7 +169,9 @@ def soak(*, points: int, seed: int, parallel: int, updates: int, tell: bool = Tr
             ]
             alive, told = set(lives), 0
             while tell and alive:
-                alive = wait(alive, TELL_S).not_done
+                ended, alive = wait(alive, TELL_S)
+                for life in ended:
+                    life.result()
                 found = tally.violations[told:]
                 told += len(found)
                 print("\n".join([*(f"✘ {one}" for one in found), f"  {tally.line()}"]), flush=True)
@@ -182,6 +189,14 @@ def _victim(stack: ExitStack, folder: Path, name: str, run: str, port: int, witn
 
 
 def _live(victim: Victim, plan: Plan, tally: Tally, updates: int) -> None:
+    try:
+        _lived(victim, plan, tally, updates)
+    except BaseException:
+        plan.end()  # what the harness did not expect is no result
+        raise
+
+
+def _lived(victim: Victim, plan: Plan, tally: Tally, updates: int) -> None:
     nothing = Errand(bad=False, kills=())
     for _ in range(1 + updates):
         cycle = victim.cycle()

@@ -202,6 +202,7 @@ class Victim:
 
     def _through(self, kills: Sequence[Kill], errand: Errand) -> Cycle:
         cycle, began_s, count = Cycle(), time.monotonic(), self.board.count
+        began_boot_s = boot_clock_s()
         self._pending = list(kills)
         if not self.agent.runs:
             self.board.born()
@@ -226,7 +227,8 @@ class Victim:
         cycle.recovered_s = time.monotonic() - died_s
         if not cycle.violations:
             cycle.violations += self._judged(errand)
-            cycle.noticed_s = self.agent.told("agent.started")[-1].uptime_s - self._started_s
+            if self._started_s > began_boot_s:
+                cycle.noticed_s = self.agent.told("agent.started")[-1].uptime_s - self._started_s
         cycle.took_s = time.monotonic() - began_s
         cycle.operations = self.board.count - count
         if cycle.violations:
