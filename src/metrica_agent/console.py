@@ -1,6 +1,7 @@
 """What a person at the device may ask, while the agent runs or not: what it runs, why, and what is wrong here.
 
-Nothing here writes, and nothing needs a network to say what is known.
+Nothing here writes, and nothing needs a network to say what is known. ``main`` imports it when asked: an agent that
+runs has no room for it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import NamedTuple
 
 from metrica_agent.adapters.clock import Clock
 from metrica_agent.adapters.compose import Engine
-from metrica_agent.adapters.git import Bounds, GitMirror, SshOptions
 from metrica_agent.adapters.git.remote import Remote
 from metrica_agent.adapters.ledger import recent_decisions, recent_events, remembered
 from metrica_agent.adapters.releases import Releases
@@ -25,68 +25,12 @@ from metrica_agent.decisions.render import render
 from metrica_agent.decisions.standing import standing
 from metrica_agent.decisions.world import Memory, Trial
 from metrica_agent.settings import Settings
-from metrica_agent.tasks.staging import SAFE_MODE, SHIPPED_SAFE_MODE
+from metrica_agent.tasks.staging import SAFE_MODE
+from metrica_agent.wiring import LEDGER, engine_environment, mirror, own_signers, safe_mode_folder
 from metrica_fleet.errors import NotNow, Unusable
 from metrica_fleet.identity import CommitId, short
-from metrica_fleet.signers import require_somebody
 
-LEDGER = "agent.sqlite"
 ENOUGH_FREE_BYTES = 512 * 1024 * 1024
-
-
-def engine_environment(settings: Settings) -> dict[str, str]:
-    """Return our environment with what the settings say of the container engine; Compose sees only a part of it."""
-    host = settings.compose.docker_host
-    return dict(os.environ) | ({} if host is None else {"DOCKER_HOST": host})
-
-
-def safe_mode_folder(settings: Settings) -> Path:
-    """Return where the stack is that always works."""
-    return Path(settings.safe_mode.folder) if settings.safe_mode.folder else SHIPPED_SAFE_MODE
-
-
-def require_remotes(settings: Settings, file: Path) -> None:
-    """Make sure that each remote is an address that Git could have.
-
-    Raises:
-        Unusable: ``bad-remote``; names the file and the key.
-    """
-    for url in settings.git.remotes:
-        try:
-            Remote(url)
-        except Unusable as error:
-            raise Unusable(f"{file}: git.remotes: {error.message}", reason=error.reason) from error
-
-
-def mirror(settings: Settings) -> GitMirror:
-    """Return the Git edge of this device."""
-    git = settings.git
-    ssh = SshOptions(key_file=git.ssh_key_file or "", known_hosts_file=git.known_hosts_file)
-    fetch_bytes = git.fetch_mb * 1024 * 1024
-    bounds = Bounds(
-        poll_s=git.answer_s,
-        fetch_bytes=fetch_bytes,
-        mirror_bytes=max(Bounds().mirror_bytes, 2 * fetch_bytes),
-    )
-    return GitMirror(Path(settings.state_dir) / "mirror.git", branch=git.branch, ssh=ssh, bounds=bounds)
-
-
-def own_signers(settings: Settings) -> str | None:
-    """Return the device's own ``allowed_signers``; ``None`` when commits need no signature.
-
-    Raises:
-        Unusable: ``signers-unusable``: it can't be read, or nobody in it may sign commits.
-    """
-    if not settings.git.require_signatures:
-        return None
-    name = settings.git.allowed_signers_file
-    try:
-        content = Path(name).read_bytes()
-    except OSError as error:
-        way_out = "write there who may sign commits (man ssh-keygen, ALLOWED SIGNERS), or set git.require_signatures"
-        raise Unusable(f"{name}: {error.strerror}; {way_out} to false", reason="signers-unusable") from error
-    require_somebody(content, at=None, name=name)
-    return content.decode()
 
 
 def status(settings: Settings, _: argparse.Namespace) -> int:

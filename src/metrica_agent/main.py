@@ -29,17 +29,6 @@ from metrica_agent.adapters.releases import Releases
 from metrica_agent.adapters.spool import Spool
 from metrica_agent.adapters.systemd import Supervisor
 from metrica_agent.adapters.watchman import Watchman
-from metrica_agent.console import (
-    LEDGER,
-    check,
-    engine_environment,
-    explain,
-    mirror,
-    own_signers,
-    require_remotes,
-    safe_mode_folder,
-    status,
-)
 from metrica_agent.console_orders import BELL, LOCK, SPOOL, accept_history, hold, safe_mode
 from metrica_agent.decisions.guarding import LOOK_S, START_S
 from metrica_agent.durable import Disk
@@ -52,6 +41,7 @@ from metrica_agent.tasks.orders import Orders
 from metrica_agent.tasks.parts import Identity, Pace, Parts
 from metrica_agent.tasks.staging import Staging
 from metrica_agent.wake import Wake
+from metrica_agent.wiring import LEDGER, engine_environment, mirror, own_signers, require_remotes, safe_mode_folder
 from metrica_fleet import __version__, logs
 from metrica_fleet.errors import FleetError, NotNow, Unusable
 from metrica_fleet.identity import FleetId
@@ -86,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="metrica-agent", description="Converges this device towards its fleet's commit."
     )
     parser.add_argument("--version", action="version", version=f"metrica-agent {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="name")
 
     def command(name: str, about: str, run: Callable[[Settings, argparse.Namespace], int]) -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=about, description=about)
@@ -95,10 +85,10 @@ def _parser() -> argparse.ArgumentParser:
         return one
 
     command("run", "Run the agent until it is told to stop.", _run)
-    command("status", "Print what this device runs and wants.", status)
-    explaining = command("explain", "Print the last decisions, with the rule and the facts behind each.", explain)
+    command("status", "Print what this device runs and wants.", _answer)
+    explaining = command("explain", "Print the last decisions, with the rule and the facts behind each.", _answer)
     explaining.add_argument("-n", type=int, default=5, dest="limit", metavar="N", help="how many (default: 5)")
-    command("check", "Print what is wrong with this installation, in words.", check)
+    command("check", "Print what is wrong with this installation, in words.", _answer)
     for name, about, run in (
         ("safe-mode", "Enter safe mode (the stack that always works runs, updates wait), or leave it.", safe_mode),
         ("hold", "Let nothing change on this device, or go on.", hold),
@@ -114,6 +104,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _reason(ordering: argparse.ArgumentParser) -> None:
     ordering.add_argument("--reason", required=True, metavar="TEXT", help="why; it is told with the order")
+
+
+def _answer(settings: Settings, asked: argparse.Namespace) -> int:
+    from metrica_agent.console import check, explain, status  # noqa: PLC0415 the agent itself has no room for it
+
+    return {"status": status, "explain": explain, "check": check}[asked.name](settings, asked)
 
 
 def _run(settings: Settings, _: argparse.Namespace) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from metrica_fleet.errors import Unusable
@@ -42,6 +41,8 @@ class DefinitionError(Unusable):
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """Return which of ``known`` was probably meant by ``word``."""
+    from difflib import get_close_matches  # noqa: PLC0415 rarely needed, and an agent has little room
+
     return next(iter(get_close_matches(word[:100], sorted(known), n=1, cutoff=0.6)), None)
 
 

@@ -332,8 +332,9 @@ def _sweep(observed: Observed, now_s: float) -> Choice | None:
     if observed.memory.standing is None or observed.complete <= keep:
         return None
     step = Sweep(keep=keep)
-    why = "releases are on disk that nothing needs"
-    return held_up(observed, step, now_s) or Choice(rule="sweep", step=step, why=why)
+    if held_up(observed, step, now_s) is not None:
+        return None  # what is left until the next sweep is in nobody's way: it is no reason to wait
+    return Choice(rule="sweep", step=step, why="releases are on disk that nothing needs")
 
 
 def _rest(observed: Observed, now_s: float) -> Choice:

@@ -281,6 +281,13 @@ def test_releases_that_nothing_needs_are_swept() -> None:
     assert choice.step == Sweep(keep=frozenset({OLD}))
 
 
+def test_what_the_next_sweep_will_take_is_no_reason_to_wait() -> None:
+    swept = Setback(reason="swept", message="it was swept just now", first_s=0, attempts=1, not_before_s=NOW_S + 10)
+    seen = observed(settled(), candidate=desired(OLD_COMMIT), setbacks={step_key(Sweep(keep=frozenset())): swept})
+    assert decide(seen, NOW_S).rule == "rest"
+    assert decide(seen, swept.not_before_s).rule == "sweep"
+
+
 def test_a_confirmed_release_that_is_lost_from_disk_is_restored_or_else_staged_again() -> None:
     gone = {"candidate": desired(OLD_COMMIT), "complete": frozenset[ReleaseDigest](), "release": None}
     assert isinstance(decide(observed(settled(), **gone), NOW_S).step, Mend)

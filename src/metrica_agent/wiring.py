@@ -1,0 +1,73 @@
+"""What the settings mean in paths and adapters: read by the agent that runs and by who asks at the console."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from metrica_agent.adapters.git import Bounds, GitMirror, SshOptions
+from metrica_agent.adapters.git.remote import Remote
+from metrica_agent.tasks.staging import SHIPPED_SAFE_MODE
+from metrica_fleet.errors import Unusable
+from metrica_fleet.signers import require_somebody
+
+if TYPE_CHECKING:
+    from metrica_agent.settings import Settings
+
+LEDGER: Final = "agent.sqlite"
+
+
+def engine_environment(settings: Settings) -> dict[str, str]:
+    """Return our environment with what the settings say of the container engine; Compose sees only a part of it."""
+    host = settings.compose.docker_host
+    return dict(os.environ) | ({} if host is None else {"DOCKER_HOST": host})
+
+
+def safe_mode_folder(settings: Settings) -> Path:
+    """Return where the stack is that always works."""
+    return Path(settings.safe_mode.folder) if settings.safe_mode.folder else SHIPPED_SAFE_MODE
+
+
+def require_remotes(settings: Settings, file: Path) -> None:
+    """Make sure that each remote is an address that Git could have.
+
+    Raises:
+        Unusable: ``bad-remote``; names the file and the key.
+    """
+    for url in settings.git.remotes:
+        try:
+            Remote(url)
+        except Unusable as error:
+            raise Unusable(f"{file}: git.remotes: {error.message}", reason=error.reason) from error
+
+
+def mirror(settings: Settings) -> GitMirror:
+    """Return the Git edge of this device."""
+    git = settings.git
+    ssh = SshOptions(key_file=git.ssh_key_file or "", known_hosts_file=git.known_hosts_file)
+    fetch_bytes = git.fetch_mb * 1024 * 1024
+    bounds = Bounds(
+        poll_s=git.answer_s,
+        fetch_bytes=fetch_bytes,
+        mirror_bytes=max(Bounds().mirror_bytes, 2 * fetch_bytes),
+    )
+    return GitMirror(Path(settings.state_dir) / "mirror.git", branch=git.branch, ssh=ssh, bounds=bounds)
+
+
+def own_signers(settings: Settings) -> str | None:
+    """Return the device's own ``allowed_signers``; ``None`` when commits need no signature.
+
+    Raises:
+        Unusable: ``signers-unusable``: it can't be read, or nobody in it may sign commits.
+    """
+    if not settings.git.require_signatures:
+        return None
+    name = settings.git.allowed_signers_file
+    try:
+        content = Path(name).read_bytes()
+    except OSError as error:
+        way_out = "write there who may sign commits (man ssh-keygen, ALLOWED SIGNERS), or set git.require_signatures"
+        raise Unusable(f"{name}: {error.strerror}; {way_out} to false", reason="signers-unusable") from error
+    require_somebody(content, at=None, name=name)
+    return content.decode()
