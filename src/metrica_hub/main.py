@@ -27,14 +27,18 @@ from metrica_hub import settings
 from metrica_hub.adapters.bus import Account, Broker, Bus
 from metrica_hub.adapters.mirror import Mirror, redacted
 from metrica_hub.adapters.store.changes import listen
+from metrica_hub.adapters.store.keeper import Keeper
 from metrica_hub.adapters.store.migrate import migrate
+from metrica_hub.adapters.store.partitions import HOLDING, SUMS
 from metrica_hub.adapters.store.pool import close_pool, open_pool
 from metrica_hub.adapters.store.reader import Reader
 from metrica_hub.adapters.store.writer import Writer
+from metrica_hub.decisions.retention import Growing
 from metrica_hub.errors import Misconfigured, StoreAway, Unstorable
 from metrica_hub.tasks import lag
 from metrica_hub.tasks.consume import Consumer
 from metrica_hub.tasks.head import Follower
+from metrica_hub.tasks.retain import Retainer
 from metrica_hub.tasks.watch import Watcher
 from metrica_hub.web.app import make_app, serving
 from metrica_hub.web.assets import Assets
@@ -195,6 +199,7 @@ def _assembled(parts: Settings, writers: Pool, readers: Pool) -> _Hub:
         watcher.run,
         lambda: listen(parts.database.url, watcher.wake, chance),
         lambda: lag.measure(metrics.loop_lag),
+        Retainer(Keeper(writers), _growing(parts.retention), meter=metrics, chance=chance).run,
     ]
     if parts.git is not None:
         follower = _follower(parts.git, fleet, writer, bus, chance)
@@ -230,6 +235,12 @@ async def _until_told(hub: _Hub) -> None:
 def _follower(git: settings.Git, fleet: FleetId, writer: Writer, bus: Bus, chance: Callable[[], float]) -> Follower:
     mirror = Mirror(git.url, git.branch)
     return Follower(fleet, git.branch, poll_s=git.poll_s, mirror=mirror, store=writer, bus=bus, chance=chance)
+
+
+def _growing(kept: settings.Retention) -> tuple[Growing, ...]:
+    holding = (kept.heartbeats_days, kept.events_days, kept.dead_letters_days)
+    days = (*holding, kept.heartbeats_5m_days, kept.heartbeats_1h_days)
+    return tuple(Growing(name, cut, kept_days) for (name, cut), kept_days in zip((*HOLDING, *SUMS), days, strict=True))
 
 
 def _broker(parts: Settings) -> Broker:

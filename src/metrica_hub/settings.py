@@ -60,6 +60,22 @@ class Git(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     poll_s: Annotated[float, msgspec.Meta(ge=0.2, le=86400)] = 30.0
 
 
+Days = Annotated[int, msgspec.Meta(ge=1, le=36_500)]
+LongDays = Annotated[int, msgspec.Meta(ge=62, le=36_500)]
+
+
+class Retention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[retention]``: for how many days what devices said is kept."""
+
+    heartbeats_days: Days = 90
+    events_days: Days = 365
+    dead_letters_days: Days = 90
+    heartbeats_5m_days: LongDays = 365
+    """Means of 5 minutes."""
+    heartbeats_1h_days: LongDays = 1825
+    """Means of an hour."""
+
+
 class Log(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[log]``: how much is told."""
 
@@ -74,6 +90,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     bus: Bus = Bus()
     http: Http = Http()
     git: Git | None = None
+    retention: Retention = Retention()
     log: Log = Log()
 
 

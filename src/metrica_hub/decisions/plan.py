@@ -1,20 +1,18 @@
-"""``plan(batch, watermarks) -> Writes``: what a batch of arrivals means for the database.
+"""``plan(batch, coverage) -> Writes``: what a batch of arrivals means for the database.
 
-Within a batch a record counts once, only the newest status and the prevailing presence of a device are kept, and each
-stream's watermark moves as far as there is no gap (``metrica_fleet.records.advanced``). Records above a gap are kept
-as well; the watermark waits for the device, which sends everything above ``stored`` again.
-
-What a watermark covers is stored already and is not written again: the rows may have gone to retention since.
-A watermark is a statement about the stream, true for good; so the store may take the larger of two.
+A record counts once: what its stream's coverage has (``decisions/coverage.py``) is not written again, and its rows may
+have gone to retention since. Of a device only the newest status and the prevailing presence are kept. Records above a
+gap are kept as well; the watermark waits for the device, which sends everything above ``stored`` again.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, assert_never, cast
+from typing import TYPE_CHECKING, Final, assert_never
 
 from metrica_fleet.messages import Presence, Status
-from metrica_fleet.records import Event, Heartbeat, advanced
+from metrica_fleet.records import Event, Heartbeat
+from metrica_hub.decisions.coverage import Coverage, Tracker
 from metrica_hub.decisions.intake import Arrival, DeadLetter, Envelope, Said, key_of
 from metrica_hub.decisions.presence import Word, prevails
 
@@ -23,8 +21,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from metrica_fleet.identity import DeviceId, StreamId
-    from metrica_fleet.records import Record, Vitals
+    from metrica_fleet.records import Vitals
     from metrica_hub.decisions.fleet_state import StreamKey
+
+
+NOTHING: Final = Coverage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +76,12 @@ class NewVitals(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class Watermark:
-    """Up to here everything that ``stream`` of ``device`` said is stored."""
+class Covered:
+    """What is stored of ``stream`` of ``device`` once this is."""
 
     device: DeviceId
     stream: StreamId
-    stored: int
+    coverage: Coverage
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,31 +96,26 @@ class Writes:
     """Of the newest status and of the newest heartbeat of each device, in this order."""
     heard: tuple[Received, ...] = ()
     """Each device that spoke for itself, and when it was last heard."""
-    watermarks: tuple[Watermark, ...] = ()
-    """Of each stream that the batch touches, moved or not: a device that repeats itself is answered too."""
+    streams: tuple[Covered, ...] = ()
+    """Each stream that the batch touches, moved or not: a device that repeats itself is answered too."""
     dead_letters: tuple[DeadLetter, ...] = ()
     repeated: int = 0
     """Records that were known to be stored, or stood in the batch twice."""
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """How many rows were new to the database."""
-
-    heartbeats: int = 0
-    events: int = 0
-    dead_letters: int = 0
+    left: int = 0
+    """Records beyond too many gaps of their stream: not stored, so that their device sends them again."""
 
 
 def streams_of(batch: Sequence[Arrival]) -> tuple[StreamKey, ...]:
-    """Return the streams whose watermarks ``plan`` needs to know, in order."""
+    """Return the streams whose coverage ``plan`` needs to know, in order."""
     return tuple(sorted({key for arrival in batch if (key := key_of(arrival)) is not None}))
 
 
-def plan(batch: Sequence[Arrival], watermarks: Mapping[StreamKey, int]) -> Writes:
-    """Return what ``batch`` writes, given the watermarks as the database has them (none: 0)."""
-    kinds = _by_kind(batch)
-    heartbeats, events, repeated = _new_records(kinds.records, watermarks)
+def plan(batch: Sequence[Arrival], coverage: Mapping[StreamKey, Coverage]) -> Writes:
+    """Return what ``batch`` writes, given what the database has of its streams (none: nothing)."""
+    sieve = _Sieve(coverage)
+    kinds = _by_kind(arrival for arrival in batch if sieve.passes(arrival))
+    heartbeats = tuple(new for new in kinds.records if isinstance(new, NewHeartbeat))
+    events = tuple(new for new in kinds.records if isinstance(new, NewEvent))
     statuses = _newest_statuses(kinds.statuses)
     return Writes(
         heartbeats=heartbeats,
@@ -128,10 +124,50 @@ def plan(batch: Sequence[Arrival], watermarks: Mapping[StreamKey, int]) -> Write
         presences=_prevailing(kinds.presences),
         vitals=(*map(_status_vitals, statuses), *map(_heartbeat_vitals, _newest_heartbeats(heartbeats))),
         heard=_heard(batch),
-        watermarks=_advance(batch, watermarks),
-        dead_letters=_once(kinds.dead_letters),
-        repeated=repeated,
+        streams=sieve.covered(),
+        dead_letters=tuple(kinds.dead_letters),
+        repeated=sieve.repeated,
+        left=sieve.left,
     )
+
+
+class _Sieve:
+    """Lets each number of a stream pass once."""
+
+    def __init__(self, before: Mapping[StreamKey, Coverage]) -> None:
+        self._before = before
+        self._streams: dict[StreamKey, Tracker] = {}
+        self.repeated = 0
+        self.left = 0
+
+    def passes(self, arrival: Arrival) -> bool:
+        """Whether ``arrival`` is to be written; a number that passes is covered from here on."""
+        key = key_of(arrival)
+        if key is None:
+            return True
+        number = _number(arrival)
+        stream = self._streams.get(key)
+        if stream is None:
+            stream = self._streams[key] = Tracker(self._before.get(key, NOTHING))
+        is_new = not stream.covers(number.seq)
+        if is_new and not stream.has_room(number.seq, number.prev):
+            self.left += 1
+            return False
+        self.repeated += not is_new
+        stream.cover(number.seq, number.prev)
+        return is_new
+
+    def covered(self) -> tuple[Covered, ...]:
+        """Return what is stored of each stream once all that passed is."""
+        return tuple(Covered(*key, self._streams[key].coverage) for key in sorted(self._streams))
+
+
+def _number(arrival: Arrival) -> Heartbeat | Event | Envelope:
+    match arrival:
+        case Said(message=Heartbeat() | Event() as number) | DeadLetter(number=Envelope() as number):
+            return number
+        case _:
+            raise AssertionError(arrival)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +178,7 @@ class _Kinds:
     dead_letters: list[DeadLetter]
 
 
-def _by_kind(batch: Sequence[Arrival]) -> _Kinds:
+def _by_kind(batch: Iterable[Arrival]) -> _Kinds:
     kinds = _Kinds([], [], [], [])
     for arrival in batch:
         match arrival:
@@ -163,51 +199,6 @@ def _by_kind(batch: Sequence[Arrival]) -> _Kinds:
             case _:
                 assert_never(arrival)
     return kinds
-
-
-def _new_records(
-    records: Sequence[NewHeartbeat | NewEvent], watermarks: Mapping[StreamKey, int]
-) -> tuple[tuple[NewHeartbeat, ...], tuple[NewEvent, ...], int]:
-    heartbeats: list[NewHeartbeat] = []
-    events: list[NewEvent] = []
-    seen: set[tuple[str, str, int]] = set()
-    for new in records:
-        record = new.record
-        number = (new.device, record.stream, record.seq)
-        if record.seq <= watermarks.get((new.device, record.stream), 0) or number in seen:
-            continue
-        seen.add(number)
-        if isinstance(new, NewHeartbeat):
-            heartbeats.append(new)
-        else:
-            events.append(new)
-    return tuple(heartbeats), tuple(events), len(records) - len(seen)
-
-
-def _advance(batch: Sequence[Arrival], watermarks: Mapping[StreamKey, int]) -> tuple[Watermark, ...]:
-    numbered: dict[StreamKey, list[Heartbeat | Event | Envelope]] = {}
-    for arrival in batch:
-        match arrival:
-            case Said(device=device, message=Heartbeat() | Event() as number):
-                numbered.setdefault((device, number.stream), []).append(number)
-            case DeadLetter(device=device, number=Envelope() as number) if device is not None:
-                numbered.setdefault((device, number.stream), []).append(number)
-            case _:
-                pass
-    return tuple(
-        Watermark(*key, _furthest(watermarks.get(key, 0), numbers)) for key, numbers in sorted(numbered.items())
-    )
-
-
-def _furthest(stored: int, numbers: list[Heartbeat | Event | Envelope]) -> int:
-    # All of them are stored by the same transaction, so the order in which they came does not matter.
-    for number in sorted(numbers, key=_seq):
-        stored = advanced(stored, cast("Record", number))  # it looks at seq and prev only
-    return stored
-
-
-def _seq(number: Heartbeat | Event | Envelope) -> int:
-    return number.seq
 
 
 def _newest_statuses(statuses: Iterable[NewStatus]) -> tuple[NewStatus, ...]:
@@ -264,11 +255,3 @@ def _heard(batch: Sequence[Arrival]) -> tuple[Received, ...]:
 def _by_itself(message: object) -> bool:
     # "offline" may be the last will, which the broker says long after the device fell silent.
     return not (isinstance(message, Presence) and message.state == "offline")
-
-
-def _once(letters: Iterable[DeadLetter]) -> tuple[DeadLetter, ...]:
-    once: dict[object, DeadLetter] = {}
-    for place, letter in enumerate(letters):
-        number = letter.number
-        once.setdefault(place if number is None else (letter.device, number.stream, number.seq), letter)
-    return tuple(once.values())

@@ -11,6 +11,7 @@ the batch is halved until the one message at fault is alone; that one is set asi
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
@@ -20,14 +21,15 @@ from metrica_fleet.messages import Stored
 from metrica_fleet.retry import full_jitter
 from metrica_fleet.topics import STORED, Address, topic_of
 from metrica_hub.decisions.intake import Said, read, set_aside
-from metrica_hub.decisions.plan import Receipt, Writes, plan, streams_of
+from metrica_hub.decisions.plan import Writes, plan, streams_of
 from metrica_hub.errors import StoreAway, Unstorable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from datetime import datetime
 
     from metrica_fleet.identity import DeviceId, FleetId, StreamId
+    from metrica_hub.decisions.coverage import Coverage
     from metrica_hub.decisions.fleet_state import StreamKey
     from metrica_hub.decisions.intake import Arrival, Delivery
 
@@ -57,23 +59,21 @@ class Bus(Protocol):
 class Store(Protocol):
     """What consuming asks of the database."""
 
-    async def watermarks(self, streams: Sequence[StreamKey]) -> dict[StreamKey, int]:
-        """Return how far streams are stored."""
-        ...
-
-    async def commit(self, writes: Writes) -> Receipt:
-        """Write all or nothing, durably."""
+    async def commit(
+        self, streams: Sequence[StreamKey], made: Callable[[Mapping[StreamKey, Coverage]], Writes]
+    ) -> Writes:
+        """Write what ``made`` makes of what is stored of ``streams``: all or nothing, durably."""
         ...
 
 
 class Meter(Protocol):
     """Who counts."""
 
-    async def timed(self, commit: Awaitable[Receipt]) -> Receipt:
+    async def timed(self, commit: Awaitable[Writes]) -> Writes:
         """Await ``commit`` and remember how long it took."""
         ...
 
-    def committed(self, writes: Writes, receipt: Receipt, oldest: datetime) -> None:
+    def committed(self, writes: Writes, oldest: datetime) -> None:
         """Count what one transaction wrote."""
         ...
 
@@ -138,11 +138,9 @@ class Consumer:
                     return await self._stored(several[:middle]) | await self._stored(several[middle:])
 
     async def _commit(self, batch: Sequence[Arrival]) -> dict[StreamKey, int]:
-        known = await self._store.watermarks(streams_of(batch))
-        writes = plan(batch, known)
-        receipt = await self._meter.timed(self._store.commit(writes))
-        self._meter.committed(writes, receipt, min(arrival.received_at for arrival in batch))
-        return {(mark.device, mark.stream): mark.stored for mark in writes.watermarks}
+        writes = await self._meter.timed(self._store.commit(streams_of(batch), partial(plan, batch)))
+        self._meter.committed(writes, min(arrival.received_at for arrival in batch))
+        return {(one.device, one.stream): one.coverage.stored for one in writes.streams}
 
     def _answer(self, watermarks: dict[StreamKey, int]) -> None:
         devices: dict[DeviceId, dict[StreamId, int]] = {}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from datetime import datetime
 
-    from metrica_hub.decisions.plan import Receipt, Writes
+    from metrica_hub.decisions.plan import Writes
     from metrica_hub.web.board import Board
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -46,10 +46,25 @@ class Metrics:
         self._duplicates = Counter(
             "metrica_hub_duplicate_records", "Records that came again after they were stored.", registry=own
         )
+        self._left = Counter(
+            "metrica_hub_left_records",
+            "Records beyond too many gaps of their stream: not stored, so that their device sends them again.",
+            registry=own,
+        )
         self._dead = Counter("metrica_hub_dead_letters", "Messages set aside, by reason.", ["reason"], registry=own)
         self._failures = Counter(
             "metrica_hub_commit_failures",
             "Attempts to commit that failed because the database was away.",
+            registry=own,
+        )
+        self._retention_failures = Counter(
+            "metrica_hub_retention_failures",
+            "Attempts to make and drop partitions and to sum up heartbeats that failed.",
+            registry=own,
+        )
+        self._retained_at = Gauge(
+            "metrica_hub_retention_last_success_timestamp_seconds",
+            "When partitions were last made and dropped and heartbeats summed up.",
             registry=own,
         )
         self._batch = Histogram("metrica_hub_batch_size", "Records a transaction.", buckets=_SIZES, registry=own)
@@ -80,25 +95,33 @@ class Metrics:
 
     # What the tasks call
 
-    async def timed(self, commit: Awaitable[Receipt]) -> Receipt:
+    async def timed(self, commit: Awaitable[Writes]) -> Writes:
         """Await ``commit`` and remember how long it took."""
         return await timed(self._commit, commit)
 
-    def committed(self, writes: Writes, receipt: Receipt, oldest: datetime) -> None:
+    def committed(self, writes: Writes, oldest: datetime) -> None:
         """Count what one transaction wrote."""
-        offered = len(writes.heartbeats) + len(writes.events)
-        self._records.labels("heartbeat").inc(receipt.heartbeats)
-        self._records.labels("event").inc(receipt.events)
-        self._duplicates.inc(writes.repeated + offered - receipt.heartbeats - receipt.events)
+        self._records.labels("heartbeat").inc(len(writes.heartbeats))
+        self._records.labels("event").inc(len(writes.events))
+        self._duplicates.inc(writes.repeated)
+        self._left.inc(writes.left)
         for letter in writes.dead_letters:
             self._dead.labels(letter.reason).inc()
-        if offered:
-            self._batch.observe(offered)
+        if new := len(writes.heartbeats) + len(writes.events):
+            self._batch.observe(new)
         self._lag.observe(max(0.0, (self._now() - oldest).total_seconds()))
 
     def store_away(self) -> None:
         """Count a failed attempt to write."""
         self._failures.inc()
+
+    def retained(self) -> None:
+        """Note that the database was kept in shape."""
+        self._retained_at.set(self._now().timestamp())
+
+    def retention_failed(self) -> None:
+        """Count an attempt that failed."""
+        self._retention_failures.inc()
 
     def loop_lag(self, seconds: float) -> None:
         """Note how late the loop is."""

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from metrica_hub.decisions.plan import Receipt
+from metrica_hub.decisions.coverage import Coverage
 from metrica_hub.errors import BusAway, StoreAway
 from metrica_hub.tasks.consume import Consumer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from metrica_fleet.identity import DeviceId, FleetId, StreamId
     from metrica_fleet.records import Event
@@ -36,34 +36,37 @@ class Database:
 
     chance: Callable[[], float]
     up: bool = True
-    marks: dict[StreamKey, int] = field(default_factory=dict["StreamKey", int])
+    streams: dict[StreamKey, Coverage] = field(default_factory=dict["StreamKey", Coverage])
     events: dict[StreamKey, dict[int, Event]] = field(default_factory=dict["StreamKey", "dict[int, Event]"])
     heartbeats: int = 0
     twice: list[str] = field(default_factory=list[str])
-    """Events that came again under the same number and were not the same: a number that means two things."""
+    """Events that were written again, or that came again under the same number and were not the same."""
 
-    async def watermarks(self, streams: Sequence[StreamKey]) -> dict[StreamKey, int]:
-        """Return how far each of ``streams`` is stored."""
-        await self._answer()
-        return {key: self.marks[key] for key in streams if key in self.marks}
-
-    async def commit(self, writes: Writes) -> Receipt:
+    async def commit(
+        self, streams: Sequence[StreamKey], made: Callable[[Mapping[StreamKey, Coverage]], Writes]
+    ) -> Writes:
         """Write all or nothing; now and then it is written and the answer is lost."""
         await self._answer()
-        new = 0
+        self._compare(made({}))
+        writes = made({key: self.streams[key] for key in streams if key in self.streams})
         for said in writes.events:
             rows = self.events.setdefault((said.device, said.record.stream), {})
-            before = rows.setdefault(said.record.seq, said.record)
-            new += before is said.record
-            if (before.kind, before.message) != (said.record.kind, said.record.message):
-                self.twice.append(f"{said.device}: {before.kind} and {said.record.kind} are both {before.seq}")
+            if said.record.seq in rows:
+                self.twice.append(f"{said.device}: {said.record.seq} was written twice")
+            rows[said.record.seq] = said.record
         self.heartbeats += len(writes.heartbeats)
-        for mark in writes.watermarks:
-            key = (mark.device, mark.stream)
-            self.marks[key] = max(self.marks.get(key, 0), mark.stored)
+        for one in writes.streams:
+            self.streams[one.device, one.stream] = one.coverage
         if self.chance() < ANSWERS_LOST:
             raise StoreAway("the answer to a commit got lost (simulated)")
-        return Receipt(heartbeats=len(writes.heartbeats), events=new, dead_letters=len(writes.dead_letters))
+        return writes
+
+    def _compare(self, whole: Writes) -> None:
+        """Note what came under a number that is known to mean something else."""
+        for said in whole.events:
+            before = self.events.get((said.device, said.record.stream), {}).get(said.record.seq, said.record)
+            if (before.kind, before.message) != (said.record.kind, said.record.message):
+                self.twice.append(f"{said.device}: {before.kind} and {said.record.kind} are both {before.seq}")
 
     async def _answer(self) -> None:
         await asyncio.sleep(COMMIT_S)
@@ -74,10 +77,10 @@ class Database:
 class _Uncounted:
     """Nobody reads the meters of a simulated hub."""
 
-    async def timed(self, commit: Awaitable[Receipt]) -> Receipt:
+    async def timed(self, commit: Awaitable[Writes]) -> Writes:
         return await commit
 
-    def committed(self, writes: Writes, receipt: Receipt, oldest: datetime) -> None:
+    def committed(self, writes: Writes, oldest: datetime) -> None:
         """Count nothing."""
 
     def store_away(self) -> None:

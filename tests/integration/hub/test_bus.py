@@ -331,7 +331,7 @@ async def test_the_presence_rule_is_the_same_in_sql(database: Database, cluster:
             if device not in held or prevails(word, held[device]):
                 held[device] = word.presence
             new = NewPresence(DeviceId(device), datetime.now(UTC), word)
-            await writer.commit(Writes(presences=(new,)))
+            await writer.commit((), lambda _, new=new: Writes(presences=(new,)))
     finally:
         await close_pool(pool, within_s=1)
     rows = cluster.execute("SELECT device, presence, presence_connection, presence_boot_id FROM devices", database.name)

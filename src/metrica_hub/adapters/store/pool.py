@@ -18,13 +18,16 @@ from metrica_hub.errors import StoreAway, Unstorable
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
+    from datetime import datetime
 
 CONNECT_TIMEOUT_S: Final = 10
 COMMAND_TIMEOUT_S: Final = 30
 
 MIGRATION_LOCK: Final = 0x6D657472_0001
 COMMIT_LOCK: Final = 0x6D657472_0002
-"""Held through each batch's transaction, so that cursors become visible in the order of their numbers."""
+"""Held through each batch's transaction: cursors and times become visible in order, no record is written twice."""
+RETAIN_LOCK: Final = 0x6D657472_0003
+"""Held by the hub that makes and drops partitions and sums up."""
 
 CHANGES_CHANNEL: Final = "metrica_changes"
 
@@ -178,6 +181,12 @@ async def transaction(pool: Pool) -> AsyncGenerator[Connection]:
             await connection.execute("ROLLBACK")
             raise
         await connection.execute("COMMIT")
+
+
+async def alone(connection: Connection, lock: int) -> datetime:
+    """Wait for ``lock`` until the end of the transaction; return the database's time then."""
+    at: datetime = await connection.fetchval("SELECT clock_timestamp() FROM pg_advisory_xact_lock($1)", lock)
+    return at
 
 
 async def close_pool(pool: Pool, *, within_s: float) -> None:

@@ -51,14 +51,14 @@ _FIRST_YEAR: Final = 1970
 _LAST_YEAR: Final = 9998
 
 
-def heartbeat_row(new: NewHeartbeat) -> Row:
+def heartbeat_row(new: NewHeartbeat, stored_at: datetime) -> Row:
     """Return the row of a heartbeat, as ``HEARTBEAT_COLUMNS`` has it."""
     record = new.record
     return (
         new.device,
         record.stream,
         record.seq,
-        new.at,
+        stored_at,
         instant(record.at),
         record.boot_id,
         record.uptime_s,
@@ -70,14 +70,14 @@ def heartbeat_row(new: NewHeartbeat) -> Row:
     )
 
 
-def event_row(new: NewEvent) -> Row:
+def event_row(new: NewEvent, stored_at: datetime) -> Row:
     """Return the row of an event."""
     record = new.record
     return (
         new.device,
         record.stream,
         record.seq,
-        new.at,
+        stored_at,
         instant(record.at),
         record.boot_id,
         record.uptime_s,
@@ -137,11 +137,11 @@ def vitals_row(new: NewVitals) -> Row:
     return (new.device, new.boot_id, new.uptime_s, *_vitals(new.vitals), new.begins_boot)
 
 
-def dead_letter_row(letter: DeadLetter) -> Row:
+def dead_letter_row(letter: DeadLetter, stored_at: datetime) -> Row:
     """Return the row of a dead letter. Its text is made storable, its payload kept as it came."""
     number = letter.number
     return (
-        letter.received_at,
+        stored_at,
         _storable(letter.topic),
         letter.device,
         number.stream if number else None,

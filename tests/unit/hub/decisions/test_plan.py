@@ -21,7 +21,8 @@ from tests.unit.hub.values import (
 )
 
 from metrica_fleet.identity import DeviceId, StreamId
-from metrica_hub.decisions.plan import Received, Watermark, Writes, plan, streams_of
+from metrica_hub.decisions.coverage import MOST_SPANS, Coverage, Span
+from metrica_hub.decisions.plan import Covered, Received, Writes, plan, streams_of
 
 if TYPE_CHECKING:
     from metrica_fleet.records import Record
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
 
 def mark_after(records: list[Record], stored: int = 0) -> int:
-    (mark,) = plan([said(record) for record in records], {(PI, STREAM): stored}).watermarks
-    return mark.stored
+    (one,) = plan([said(record) for record in records], {(PI, STREAM): Coverage(stored)}).streams
+    return one.coverage.stored
 
 
 @pytest.mark.parametrize(
@@ -53,21 +54,43 @@ def test_the_watermark(about: str, records: list[Record], stored: int, after: in
 
 
 def test_what_the_watermark_covers_is_not_written_again_and_its_device_is_answered() -> None:
-    writes = plan([said(event(1)), said(heartbeat(2))], {(PI, STREAM): 5})
+    writes = plan([said(event(1)), said(heartbeat(2))], {(PI, STREAM): Coverage(5)})
     assert (writes.events, writes.heartbeats, writes.repeated) == ((), (), 2)
-    assert writes.watermarks == (Watermark(PI, STREAM, 5),)
+    assert writes.streams == (Covered(PI, STREAM, Coverage(5)),)
 
 
 def test_a_record_above_a_gap_is_kept() -> None:
     writes = plan([said(event(1)), said(event(3))], {})
     assert [new.record.seq for new in writes.events] == [1, 3]
+    assert writes.streams == (Covered(PI, STREAM, Coverage(1, (Span(2, 3),))),)
+
+
+def test_what_stands_behind_a_gap_is_not_written_again_and_is_passed_when_the_gap_is_filled() -> None:
+    known = {(PI, STREAM): Coverage(1, (Span(2, 5),))}
+    assert plan([said(event(4))], known) == Writes(
+        heard=(Received(PI, at(0)),), streams=(Covered(PI, STREAM, known[PI, STREAM]),), repeated=1
+    )
+    writes = plan([said(event(2))], known)
+    assert [new.record.seq for new in writes.events] == [2]
+    assert writes.streams == (Covered(PI, STREAM, Coverage(5)),)
+
+
+def test_a_stream_with_too_many_gaps_is_not_taken_further_until_they_are_filled() -> None:
+    gaps = tuple(Span(2 * number, 2 * number + 1) for number in range(1, MOST_SPANS + 1))
+    known = {(PI, STREAM): Coverage(0, gaps)}
+    beyond = 2 * MOST_SPANS + 4
+    assert plan([said(event(beyond))], known).left == 1
+    assert plan([said(event(beyond))], known).events == ()
+    for seq in (1, 2, beyond - 3, 2 * MOST_SPANS + 2):  # filling a gap, and going on from the last
+        assert [new.record.seq for new in plan([said(event(seq))], known).events] in ([seq], [])
+        assert plan([said(event(seq))], known).left == 0
 
 
 def test_streams_of_two_devices_do_not_touch_each_other() -> None:
     batch = [said(event(1)), said(event(1), device=DeviceId("pi-02"))]
     assert streams_of(batch) == ((PI, STREAM), (DeviceId("pi-02"), STREAM))
-    writes = plan(batch, {(PI, STREAM): 1})
-    assert [(mark.device, mark.stored) for mark in writes.watermarks] == [("pi-01", 1), ("pi-02", 1)]
+    writes = plan(batch, {(PI, STREAM): Coverage(1)})
+    assert [(one.device, one.coverage.stored) for one in writes.streams] == [("pi-01", 1), ("pi-02", 1)]
     assert [new.device for new in writes.events] == ["pi-02"]
 
 
@@ -113,14 +136,14 @@ def test_only_what_a_device_says_itself_and_now_counts_as_hearing_it() -> None:
 def test_a_dead_letter_with_a_number_lets_the_watermark_pass_and_is_kept_once() -> None:
     unknown = b'{"type":"measurement","stream":"' + STREAM.encode() + b'","seq":2,"prev":1}'
     writes = plan([said(event(1)), arrival(unknown), arrival(unknown), said(event(3))], {})
-    assert writes.watermarks == (Watermark(PI, STREAM, 3),)
+    assert writes.streams == (Covered(PI, STREAM, Coverage(3)),)
     assert [letter.reason for letter in writes.dead_letters] == ["wrong-type"]
 
 
 def test_dead_letters_without_a_number_are_all_kept() -> None:
     writes = plan([arrival(b"x"), arrival(b"x")], {})
     assert len(writes.dead_letters) == 2
-    assert writes.watermarks == ()
+    assert writes.streams == ()
 
 
 def test_an_empty_batch_writes_nothing() -> None:
@@ -128,23 +151,24 @@ def test_an_empty_batch_writes_nothing() -> None:
 
 
 class Database:
-    """What the store does with ``Writes``, as far as records go: conflicts do nothing, the larger mark stays."""
+    """What the store does with ``Writes``, as far as records go: no key keeps a row from being there twice."""
 
     def __init__(self) -> None:
         self.rows: Counter[tuple[str, str, int]] = Counter()
-        self.marks: dict[StreamKey, int] = {}
+        self.streams: dict[StreamKey, Coverage] = {}
+
+    def stored(self) -> int:
+        return self.streams.get((PI, STREAM), Coverage()).stored
 
     def commit(self, batch: list[Arrival]) -> Writes:
         """Plan and write."""
-        writes = plan(batch, {key: self.marks[key] for key in streams_of(batch) if key in self.marks})
+        writes = plan(batch, {key: self.streams[key] for key in streams_of(batch) if key in self.streams})
         for new in (*writes.heartbeats, *writes.events):
-            key = (new.device, new.record.stream, new.record.seq)
-            assert not (new.record.seq <= self.marks.get((new.device, new.record.stream), 0))
-            self.rows[key] = 1 if key in self.rows else self.rows[key] + 1
-        for mark in writes.watermarks:
-            key = (mark.device, mark.stream)
-            assert mark.stored >= self.marks.get(key, 0)
-            self.marks[key] = max(self.marks.get(key, 0), mark.stored)
+            self.rows[new.device, new.record.stream, new.record.seq] += 1
+        for one in writes.streams:
+            key = (one.device, one.stream)
+            assert one.coverage.stored >= self.streams.get(key, Coverage()).stored
+            self.streams[key] = one.coverage
         return writes
 
 
@@ -162,9 +186,9 @@ def test_a_device_that_resends_is_stored_whole_and_once_however_the_way_fails(
         for first in range(0, len(way), size):
             database.commit([said(record) for record in way[first : first + size]])
         if data.draw(st.booleans()):  # the answer arrives, or is lost
-            covered = database.marks.get((PI, STREAM), 0)
+            covered = database.stored()
     database.commit([said(record) for record in outbox if record.seq > covered])  # once, the way works
-    assert database.marks[PI, STREAM] == outbox[-1].seq
+    assert database.streams[PI, STREAM] == Coverage(outbox[-1].seq)
     assert database.rows == Counter({(PI, STREAM, record.seq): 1 for record in outbox})
 
 
@@ -179,20 +203,19 @@ def records_with_gaps_on_purpose(count: int, thinned: set[int]) -> list[Record]:
 
 
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 39)), max_size=60))
-def test_a_watermark_never_passes_a_record_that_is_not_stored(numbers: list[tuple[int, int]]) -> None:
-    database = Database()
-    for seq, prev in numbers:
-        if prev < seq:
-            database.commit([said(event(seq, prev=prev))])
+def test_what_a_watermark_passes_is_stored_or_was_left_out_on_purpose_by_what_is(
+    numbers: list[tuple[int, int]],
+) -> None:
+    database, said_of = Database(), [(seq, prev) for seq, prev in numbers if prev < seq]
+    for seq, prev in said_of:
+        database.commit([said(event(seq, prev=prev))])
     stored = {seq for _, _, seq in database.rows}
-    reachable = 0
-    for seq in sorted(stored):
-        if any(number == seq and prev <= reachable for number, prev in numbers if prev < number):
-            reachable = seq
-    assert database.marks.get((PI, STREAM), 0) <= reachable
+    assert set(database.rows.values()) <= {1}
+    left_out = {one for seq, prev in said_of if seq in stored for one in range(prev + 1, seq)}
+    assert set(range(1, database.stored() + 1)) <= stored | left_out
 
 
 def test_another_stream_of_the_same_device_begins_at_nothing() -> None:
     other = StreamId("b" * 32)
-    writes = plan([said(event(1, stream=other))], {(PI, STREAM): 99})
-    assert writes.watermarks == (Watermark(PI, other, 1),)
+    writes = plan([said(event(1, stream=other))], {(PI, STREAM): Coverage(99)})
+    assert writes.streams == (Covered(PI, other, Coverage(1)),)

@@ -6,4 +6,3 @@ FROM unnest($1::text[], $2::uuid[], $3::bigint[], $4::timestamptz[], $5::timesta
      WITH ORDINALITY AS new (device, stream, seq, received_at, at, boot_id, uptime_s, kind, reason, message, commit,
                              release, detail, place)
 ORDER BY place
-ON CONFLICT DO NOTHING

@@ -9,4 +9,3 @@ SELECT * FROM unnest($1::text[], $2::uuid[], $3::bigint[], $4::timestamptz[], $5
                      $17::double precision[], $18::boolean[], $19::boolean[],
                      $20::double precision[], $21::double precision[], $22::text[], $23::bigint[], $24::bigint[],
                      $25::boolean[], $26::boolean[], $27::boolean[])
-ON CONFLICT DO NOTHING
