@@ -240,7 +240,7 @@ def _follower(git: settings.Git, fleet: FleetId, writer: Writer, bus: Bus, chanc
 def _growing(kept: settings.Retention) -> tuple[Growing, ...]:
     holding = (kept.heartbeats_days, kept.events_days, kept.dead_letters_days)
     days = (*holding, kept.heartbeats_5m_days, kept.heartbeats_1h_days)
-    return tuple(Growing(name, cut, kept_days) for (name, cut), kept_days in zip((*HOLDING, *SUMS), days, strict=True))
+    return tuple(Growing(one.name, one.cut, kept_days) for one, kept_days in zip((*HOLDING, *SUMS), days, strict=True))
 
 
 def _broker(parts: Settings) -> Broker:

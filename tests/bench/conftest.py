@@ -64,7 +64,6 @@ def agent_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     else:
         install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
     environment = {**os.environ, "UV_CACHE_DIR": str(cache / "uv-cache")}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     requirements = str(HOUSE / "requirements" / "agent.txt")
     subprocess.run([*install, "--require-hashes", "-r", requirements], check=True, env=environment)
     # From a copy: the build writes nothing into the checkout, and what is measured can't change under it.

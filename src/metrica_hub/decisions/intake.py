@@ -131,11 +131,17 @@ def set_aside(said: Said, error: Unusable) -> DeadLetter:
 
 def key_of(arrival: Arrival) -> tuple[DeviceId, StreamId] | None:
     """Return the stream that ``arrival`` is numbered in, if it is."""
+    found = numbered(arrival)
+    return None if found is None else found[0]
+
+
+def numbered(arrival: Arrival) -> tuple[tuple[DeviceId, StreamId], Heartbeat | Event | Envelope] | None:
+    """Return the stream that ``arrival`` is numbered in, and what has its number there; ``None`` without one."""
     match arrival:
-        case Said(device=device, message=Heartbeat(stream=stream) | Event(stream=stream)):
-            return device, stream
-        case DeadLetter(device=device, number=Envelope(stream=stream)) if device is not None:
-            return device, stream
+        case Said(device=device, message=Heartbeat() | Event() as number):
+            return (device, number.stream), number
+        case DeadLetter(device=device, number=Envelope() as number) if device is not None:
+            return (device, number.stream), number
         case _:
             return None
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 from metrica_fleet.messages import Presence, Status
 from metrica_fleet.records import Event, Heartbeat
 from metrica_hub.decisions.coverage import Coverage, Tracker
-from metrica_hub.decisions.intake import Arrival, DeadLetter, Envelope, Said, key_of
+from metrica_hub.decisions.intake import Arrival, DeadLetter, Said, key_of, numbered
 from metrica_hub.decisions.presence import Word, prevails
 
 if TYPE_CHECKING:
@@ -114,15 +114,13 @@ def plan(batch: Sequence[Arrival], coverage: Mapping[StreamKey, Coverage]) -> Wr
     """Return what ``batch`` writes, given what the database has of its streams (none: nothing)."""
     sieve = _Sieve(coverage)
     kinds = _by_kind(arrival for arrival in batch if sieve.passes(arrival))
-    heartbeats = tuple(new for new in kinds.records if isinstance(new, NewHeartbeat))
-    events = tuple(new for new in kinds.records if isinstance(new, NewEvent))
     statuses = _newest_statuses(kinds.statuses)
     return Writes(
-        heartbeats=heartbeats,
-        events=events,
+        heartbeats=tuple(kinds.heartbeats),
+        events=tuple(kinds.events),
         statuses=statuses,
         presences=_prevailing(kinds.presences),
-        vitals=(*map(_status_vitals, statuses), *map(_heartbeat_vitals, _newest_heartbeats(heartbeats))),
+        vitals=(*map(_status_vitals, statuses), *map(_heartbeat_vitals, _newest_heartbeats(kinds.heartbeats))),
         heard=_heard(batch),
         streams=sieve.covered(),
         dead_letters=tuple(kinds.dead_letters),
@@ -142,10 +140,10 @@ class _Sieve:
 
     def passes(self, arrival: Arrival) -> bool:
         """Whether ``arrival`` is to be written; a number that passes is covered from here on."""
-        key = key_of(arrival)
-        if key is None:
+        found = numbered(arrival)
+        if found is None:
             return True
-        number = _number(arrival)
+        key, number = found
         stream = self._streams.get(key)
         if stream is None:
             stream = self._streams[key] = Tracker(self._before.get(key, NOTHING))
@@ -162,24 +160,17 @@ class _Sieve:
         return tuple(Covered(*key, self._streams[key].coverage) for key in sorted(self._streams))
 
 
-def _number(arrival: Arrival) -> Heartbeat | Event | Envelope:
-    match arrival:
-        case Said(message=Heartbeat() | Event() as number) | DeadLetter(number=Envelope() as number):
-            return number
-        case _:
-            raise AssertionError(arrival)
-
-
 @dataclass(frozen=True, slots=True)
 class _Kinds:
-    records: list[NewHeartbeat | NewEvent]
+    heartbeats: list[NewHeartbeat]
+    events: list[NewEvent]
     statuses: list[NewStatus]
     presences: list[NewPresence]
     dead_letters: list[DeadLetter]
 
 
 def _by_kind(batch: Iterable[Arrival]) -> _Kinds:
-    kinds = _Kinds([], [], [], [])
+    kinds = _Kinds([], [], [], [], [])
     for arrival in batch:
         match arrival:
             case DeadLetter():
@@ -187,9 +178,9 @@ def _by_kind(batch: Iterable[Arrival]) -> _Kinds:
             case Said(device=device, message=message, received_at=at):
                 match message:
                     case Heartbeat():
-                        kinds.records.append(NewHeartbeat(device, at, message))
+                        kinds.heartbeats.append(NewHeartbeat(device, at, message))
                     case Event():
-                        kinds.records.append(NewEvent(device, at, message))
+                        kinds.events.append(NewEvent(device, at, message))
                     case Status():
                         kinds.statuses.append(NewStatus(device, at, message))
                     case Presence():

@@ -27,11 +27,17 @@ class Cut(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Growing:
-    """A table that grows."""
+class Table:
+    """A table that is cut."""
 
     name: str
     cut: Cut
+
+
+@dataclass(frozen=True, slots=True)
+class Growing(Table):
+    """One that would grow for ever, and for how long it is kept."""
+
     kept_days: int
 
 
@@ -45,7 +51,7 @@ class Partition:
     ends: datetime
 
 
-def partition_of(table: Growing, at: datetime) -> Partition:
+def partition_of(table: Table, at: datetime) -> Partition:
     """Return the partition of ``table`` that holds ``at``."""
     day = at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     if table.cut is Cut.DAY:
@@ -55,7 +61,7 @@ def partition_of(table: Growing, at: datetime) -> Partition:
     return Partition(table.name, f"{table.name}_{begins:%Y%m}", begins, ends)
 
 
-def wanted(table: Growing, begin: datetime, now: datetime) -> tuple[Partition, ...]:
+def wanted(table: Table, begin: datetime, now: datetime) -> tuple[Partition, ...]:
     """Return the partitions that must be there: from the one of ``begin`` to those that will soon be needed."""
     found = [partition_of(table, begin)]
     while found[-1].ends <= now + AHEAD:
@@ -69,7 +75,7 @@ def outlived(table: Growing, names: Iterable[str], now: datetime) -> tuple[str, 
     return tuple(sorted(name for name, end in ends.items() if end <= now - timedelta(days=table.kept_days)))
 
 
-def _named(table: Growing, name: str) -> Partition | None:
+def _named(table: Table, name: str) -> Partition | None:
     match = re.fullmatch(rf"{re.escape(table.name)}_(\d{{4}})(\d\d)(\d\d)?", name)
     if match is None or (match[3] is None) is not (table.cut is Cut.MONTH):
         return None

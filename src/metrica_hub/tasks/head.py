@@ -13,14 +13,13 @@ import structlog
 from metrica_fleet.codec import encode
 from metrica_fleet.errors import NotNow
 from metrica_fleet.messages import Head
+from metrica_fleet.retry import spread
 from metrica_fleet.topics import HEAD, Address, topic_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from metrica_fleet.identity import CommitId, FleetId
-
-_JITTER = 0.2
 
 _log = structlog.get_logger()
 
@@ -91,7 +90,7 @@ class Follower:
                 self._reachable = False
             else:
                 self._reachable = True
-            pause_s = self._poll_s * (1 - _JITTER + 2 * _JITTER * self._chance())
+            pause_s = spread(self._poll_s, self._chance(), share=0.2)
             try:
                 async with asyncio.timeout(pause_s):
                     await self._woken.wait()

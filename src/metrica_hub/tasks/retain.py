@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
+from metrica_fleet.retry import spread
 from metrica_hub.errors import StoreAway, Unstorable
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from metrica_hub.decisions.retention import Growing
 
 EVERY_S: Final = 300.0
-_JITTER: Final = 0.2
 
 _log = structlog.get_logger()
 
@@ -58,13 +58,11 @@ class Retainer:
         *,
         chance: Callable[[], float],
         meter: Meter,
-        every_s: float = EVERY_S,
     ) -> None:
         self._keeper = keeper
         self._tables = tables
         self._chance = chance
         self._meter = meter
-        self._every_s = every_s
 
     async def run(self) -> None:
         """Keep for ever."""
@@ -76,7 +74,7 @@ class Retainer:
                 self._meter.retention_failed()
             else:
                 self._meter.retained()
-            await asyncio.sleep(self._every_s * (1 - _JITTER + 2 * _JITTER * self._chance()))
+            await asyncio.sleep(spread(EVERY_S, self._chance(), share=0.2))
 
     async def _keep(self) -> None:
         for name in await self._keeper.make_room(self._tables):

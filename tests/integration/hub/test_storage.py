@@ -38,7 +38,6 @@ TABLES = (
 class Store(NamedTuple):
     """A database with our schema, and who writes to it."""
 
-    url: str
     pool: Pool
     writer: Writer
     keeper: Keeper
@@ -63,7 +62,7 @@ class Store(NamedTuple):
 async def opened(database: Database) -> AsyncGenerator[Store]:
     pool = await open_pool(database.url, name="test", size=6)
     try:
-        yield Store(database.url, pool, Writer(pool), Keeper(pool))
+        yield Store(pool, Writer(pool), Keeper(pool))
     finally:
         await close_pool(pool, within_s=1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -13,17 +12,19 @@ from metrica_hub.adapters.store.queries import statement
 from metrica_hub.decisions.retention import outlived, wanted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from datetime import datetime
 
     from metrica_hub.adapters.store.pool import Connection, Pool
     from metrica_hub.decisions.retention import Growing
 
+    Work = Callable[[Connection, Growing, datetime], Awaitable[list[str]]]
+
 STEP: Final = timedelta(hours=1)
 """So much is summed up in one transaction."""
 LATEST: Final = timedelta(days=40)
-"""How long after its own time a heartbeat may come and still be summed up there (queries/sum_heartbeats.sql)."""
-_WIDTHS: Final = dict(zip((name for name, _ in SUMS), (timedelta(minutes=5), timedelta(hours=1)), strict=True))
+"""How long after its own time a heartbeat may come and still be summed up there."""
+_WIDTHS: Final = dict(zip((table.name for table in SUMS), (timedelta(minutes=5), timedelta(hours=1)), strict=True))
 _BEGIN: Final = """
 INSERT INTO summed (upto) SELECT coalesce(min(received_at), $1) FROM heartbeats ON CONFLICT DO NOTHING
 """
@@ -44,15 +45,7 @@ class Keeper:
         Raises:
             StoreAway: Postgres can't do it now.
         """
-        made: list[str] = []
-        async with self._undisturbed() as connection:
-            if connection is None:
-                return ()
-            now: datetime = await connection.fetchval("SELECT now()")
-            for table in tables:
-                begin = now - LATEST if table.name in _WIDTHS else now
-                made += [one.name for one in wanted(table, begin, now) if await partitions.make(connection, one)]
-        return tuple(made)
+        return await self._undisturbed(tables, _made)
 
     async def drop(self, tables: Sequence[Growing]) -> tuple[str, ...]:
         """Drop the partitions that hold nothing younger than their table keeps; return their names.
@@ -60,16 +53,7 @@ class Keeper:
         Raises:
             StoreAway: Postgres can't do it now.
         """
-        dropped: list[str] = []
-        async with self._undisturbed() as connection:
-            if connection is None:
-                return ()
-            now: datetime = await connection.fetchval("SELECT now()")
-            for table in tables:
-                for name in outlived(table, await partitions.names(connection, table), now):
-                    await partitions.drop(connection, table, name)
-                    dropped.append(name)
-        return tuple(dropped)
+        return await self._undisturbed(tables, _dropped)
 
     async def sum_up(self) -> bool:
         """Sum up one more hour of heartbeats, as far as they are stored; return whether more is waiting.
@@ -84,20 +68,34 @@ class Keeper:
             begins: datetime = await connection.fetchval(_SUMMED)
             ends = max(begins, min(begins + STEP, closed_at))  # another hub may have been here since
             for name, width in _WIDTHS.items():
-                await connection.execute(self._sums[name], width, begins, ends)
+                await connection.execute(self._sums[name], width, begins, ends, LATEST)
             await connection.execute(_IS_SUMMED, ends)
         return ends < closed_at
 
-    @asynccontextmanager
-    async def _undisturbed(self) -> AsyncGenerator[Connection | None]:
-        """Lend a connection that holds the keeper's lock; ``None`` when another hub does."""
+    async def _undisturbed(self, tables: Sequence[Growing], work: Work) -> tuple[str, ...]:
+        """Do ``work`` on each table under the keeper's lock; nothing when another hub holds it."""
+        done: list[str] = []
         async with borrowed(self._pool) as connection:
             if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", RETAIN_LOCK):
-                yield None
-                return
+                return ()
             try:
-                yield connection
+                now: datetime = await connection.fetchval("SELECT now()")
+                for table in tables:
+                    done += await work(connection, table, now)
             except Exception:
                 connection.terminate()  # which gives the lock back; cancelled, the lender does it
                 raise
             await connection.execute("SELECT pg_advisory_unlock($1)", RETAIN_LOCK)
+        return tuple(done)
+
+
+async def _made(connection: Connection, table: Growing, now: datetime) -> list[str]:
+    begin = now - LATEST if table.name in _WIDTHS else now
+    return [one.name for one in wanted(table, begin, now) if await partitions.make(connection, one)]
+
+
+async def _dropped(connection: Connection, table: Growing, now: datetime) -> list[str]:
+    gone = outlived(table, await partitions.names(connection, table), now)
+    for name in gone:
+        await partitions.drop(connection, table, name)
+    return list(gone)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from metrica_hub.decisions.retention import Cut, Growing, Partition, partition_of
+from metrica_hub.decisions.retention import Cut, Partition, Table, partition_of
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from metrica_hub.adapters.store.pool import Connection
 
-HOLDING: Final = (("heartbeats", Cut.DAY), ("events", Cut.MONTH), ("dead_letters", Cut.MONTH))
+HOLDING: Final = (Table("heartbeats", Cut.DAY), Table("events", Cut.MONTH), Table("dead_letters", Cut.MONTH))
 """What devices said, in the order in which the writer has it."""
-SUMS: Final = (("heartbeats_5m_sums", Cut.MONTH), ("heartbeats_1h_sums", Cut.MONTH))
+SUMS: Final = (Table("heartbeats_5m_sums", Cut.MONTH), Table("heartbeats_1h_sums", Cut.MONTH))
 """What is kept of heartbeats for long."""
 
 _MAKE: Final = "SELECT make_partition($1, $2, $3, $4)"
@@ -31,19 +31,18 @@ class Partitions:
     def __init__(self) -> None:
         self._known: dict[str, Partition] = {}
 
-    async def have(self, connection: Connection, table: tuple[str, Cut], at: datetime) -> None:
+    async def have(self, connection: Connection, table: Table, at: datetime) -> None:
         """Make sure that ``table`` has a partition for ``at``.
 
         Raises:
             StoreAway: Postgres can't do it now.
         """
-        name, cut = table
-        known = self._known.get(name)
+        known = self._known.get(table.name)
         if known is not None and known.begins <= at < known.ends:
             return
-        partition = partition_of(Growing(name, cut, 0), at)
+        partition = partition_of(table, at)
         await make(connection, partition)
-        self._known[name] = partition
+        self._known[table.name] = partition
 
     def forget(self) -> None:
         """A transaction failed: what was made in it is not there."""
@@ -58,12 +57,12 @@ async def make(connection: Connection, partition: Partition) -> bool:
     return was_missing
 
 
-async def names(connection: Connection, table: Growing) -> list[str]:
+async def names(connection: Connection, table: Table) -> list[str]:
     """Return the names of the tables that may be partitions of ``table``, attached or not."""
     return [row["relname"] for row in await connection.fetch(_NAMES, table.name)]
 
 
-async def drop(connection: Connection, table: Growing, name: str) -> None:
+async def drop(connection: Connection, table: Table, name: str) -> None:
     """Drop the partition ``name``, outside of any transaction; who writes to ``table`` waits for nothing."""
     half_gone = [row["relname"] for row in await connection.fetch(_HALF_GONE, table.name)]
     if name in half_gone:

@@ -42,22 +42,8 @@ ALTER TABLE events RENAME TO events_before;
 ALTER TABLE events_before DROP CONSTRAINT events_pkey;
 DROP INDEX events_cursor, events_device_cursor;
 CREATE SEQUENCE event_cursors;
-CREATE TABLE events (
-    cursor      bigint NOT NULL DEFAULT nextval('event_cursors'),
-    device      text NOT NULL,
-    stream      uuid NOT NULL,
-    seq         bigint NOT NULL,
-    received_at timestamptz NOT NULL,
-    at          timestamptz,
-    boot_id     text NOT NULL,
-    uptime_s    double precision NOT NULL,
-    kind        text NOT NULL,
-    reason      text,
-    message     text NOT NULL,
-    commit      text,
-    release     text,
-    detail      jsonb NOT NULL
-) PARTITION BY RANGE (received_at);
+CREATE TABLE events (LIKE events_before INCLUDING DEFAULTS) PARTITION BY RANGE (received_at);
+ALTER TABLE events ALTER COLUMN cursor SET DEFAULT nextval('event_cursors');
 ALTER SEQUENCE event_cursors OWNED BY events.cursor;
 CREATE INDEX events_cursor ON events (cursor);
 CREATE INDEX events_device_cursor ON events (device, cursor);
@@ -65,17 +51,8 @@ CREATE INDEX events_device_cursor ON events (device, cursor);
 ALTER TABLE dead_letters RENAME TO dead_letters_before;
 ALTER TABLE dead_letters_before DROP CONSTRAINT dead_letters_pkey;
 DROP INDEX dead_letters_record;
-CREATE TABLE dead_letters (
-    received_at   timestamptz NOT NULL,
-    topic         text NOT NULL,
-    device        text,
-    stream        uuid,
-    seq           bigint,
-    reason        text NOT NULL,
-    explanation   text NOT NULL,
-    payload       bytea NOT NULL,
-    payload_bytes bigint NOT NULL
-) PARTITION BY RANGE (received_at);
+ALTER TABLE dead_letters_before DROP COLUMN number;
+CREATE TABLE dead_letters (LIKE dead_letters_before INCLUDING DEFAULTS) PARTITION BY RANGE (received_at);
 COMMENT ON COLUMN dead_letters.payload IS 'The first 64 KiB of it, exactly as received; payload_bytes is its whole length.';
 CREATE INDEX dead_letters_received ON dead_letters (received_at);
 
@@ -99,13 +76,9 @@ END
 $$;
 
 INSERT INTO heartbeats SELECT * FROM heartbeats_before;
-INSERT INTO events
-    (cursor, device, stream, seq, received_at, at, boot_id, uptime_s, kind, reason, message, commit, release, detail)
-SELECT cursor, device, stream, seq, received_at, at, boot_id, uptime_s, kind, reason, message, commit, release, detail
-FROM events_before;
+INSERT INTO events SELECT * FROM events_before;
 SELECT setval('event_cursors', max(cursor)) FROM events_before HAVING max(cursor) IS NOT NULL;
-INSERT INTO dead_letters
-SELECT received_at, topic, device, stream, seq, reason, explanation, payload, payload_bytes FROM dead_letters_before;
+INSERT INTO dead_letters SELECT * FROM dead_letters_before;
 DROP TABLE heartbeats_before, events_before, dead_letters_before;
 
 -- What is kept of heartbeats for long plots: sums of 5 minutes and of an hour, by the device's clock where it is known
@@ -131,29 +104,25 @@ CREATE TABLE heartbeats_5m_sums (
 
 CREATE TABLE heartbeats_1h_sums (LIKE heartbeats_5m_sums INCLUDING ALL) PARTITION BY RANGE (begins);
 
-CREATE VIEW heartbeats_5m AS
-SELECT device, begins, heartbeats,
-       load_1m_sum / nullif(load_1m_count, 0) AS load_1m,
-       memory_available_bytes_sum / nullif(memory_available_bytes_count, 0) AS memory_available_bytes,
-       memory_available_bytes_min,
-       disk_free_bytes_sum / nullif(disk_free_bytes_count, 0) AS disk_free_bytes,
-       disk_free_bytes_min,
-       temperature_celsius_sum / nullif(temperature_celsius_count, 0) AS temperature_celsius,
-       temperature_celsius_max,
-       throttled
-FROM heartbeats_5m_sums;
-
-CREATE VIEW heartbeats_1h AS
-SELECT device, begins, heartbeats,
-       load_1m_sum / nullif(load_1m_count, 0) AS load_1m,
-       memory_available_bytes_sum / nullif(memory_available_bytes_count, 0) AS memory_available_bytes,
-       memory_available_bytes_min,
-       disk_free_bytes_sum / nullif(disk_free_bytes_count, 0) AS disk_free_bytes,
-       disk_free_bytes_min,
-       temperature_celsius_sum / nullif(temperature_celsius_count, 0) AS temperature_celsius,
-       temperature_celsius_max,
-       throttled
-FROM heartbeats_1h_sums;
+DO $$
+DECLARE
+    width text;
+BEGIN
+    FOREACH width IN ARRAY ARRAY['5m', '1h'] LOOP
+        EXECUTE format('CREATE VIEW %I AS
+            SELECT device, begins, heartbeats,
+                   load_1m_sum / nullif(load_1m_count, 0) AS load_1m,
+                   memory_available_bytes_sum / nullif(memory_available_bytes_count, 0) AS memory_available_bytes,
+                   memory_available_bytes_min,
+                   disk_free_bytes_sum / nullif(disk_free_bytes_count, 0) AS disk_free_bytes,
+                   disk_free_bytes_min,
+                   temperature_celsius_sum / nullif(temperature_celsius_count, 0) AS temperature_celsius,
+                   temperature_celsius_max,
+                   throttled
+            FROM %I', 'heartbeats_' || width, 'heartbeats_' || width || '_sums');
+    END LOOP;
+END
+$$;
 
 -- How far heartbeats are summed up.
 CREATE TABLE summed (

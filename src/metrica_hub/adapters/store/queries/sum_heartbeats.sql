@@ -1,10 +1,10 @@
--- $1: width, $2 and $3: what was stored from then until before then.
+-- $1: width, $2 and $3: what was stored from then until before then, $4: how late one may come.
 INSERT INTO {table} AS held
 SELECT
     device,
     date_bin($1::interval, CASE
         -- The device's own clock, where it is known and plausible: what comes late belongs to when it was.
-        WHEN at BETWEEN received_at - interval '40 days' AND received_at + interval '5 minutes' THEN at
+        WHEN at BETWEEN received_at - $4::interval AND received_at + interval '5 minutes' THEN at
         ELSE received_at
     END, 'epoch') AS begins,
     count(*),
