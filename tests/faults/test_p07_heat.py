@@ -119,7 +119,12 @@ class Hot:
         mark = self.device.agent.mark()
         self.device.agent.start()
         self.device.agent.wait_for("agent.started", after=mark)
-        until(lambda: "waits" in self.device.agent.why() or "runs as it should" in self.device.agent.why(), within_s=60)
+        agent = self.device.agent
+        until(
+            lambda: "updates wait" in agent.why() or "runs as it should" in agent.why(),
+            within_s=60,
+            what=agent.story,
+        )
         assert [event.kind for event in self.device.agent.events() if event.seq > mark] == ["agent.started"]
         assert self.device.containers() == before
 

@@ -39,6 +39,8 @@ class Watch(Value, frozen=True, kw_only=True):
     verdict: Finding | None = None
     """Set once the release is known to be bad; final."""
     engine_lost: bool = False
+    outages: int | None = None
+    """Those of the engine when the first sample was taken."""
     last_sample_s: float | None = None
 
 
@@ -118,11 +120,16 @@ def watched(watch: Watch, trial: Trial, release: Release, sample: Sample) -> Wat
     if watch.engine_lost:
         return Watch(engine_lost=True, last_sample_s=sample.at_s)
     failures = _failures_in_a_row(watch.check_failures, sample)
-    watch = replace(watch, check_failures=failures, last_sample_s=sample.at_s)
+    outages = sample.outages if watch.outages is None else watch.outages
+    watch = replace(watch, check_failures=failures, outages=outages, last_sample_s=sample.at_s)
     findings = _findings(release, trial.excused, sample)
     if watch.steady_since_s is None:
-        return _starting(watch, sample, findings)
-    return _in_soak(watch, trial, release, sample, findings)
+        new = _starting(watch, sample, findings)
+    else:
+        new = _in_soak(watch, trial, release, sample, findings)
+    if new.verdict is not None and sample.outages != outages:
+        return Watch(engine_lost=True, last_sample_s=sample.at_s)  # an engine that ends takes containers along
+    return new
 
 
 def ailing(release: Release, sample: Sample, resting: tuple[str, ...] = ()) -> tuple[str, ...]:

@@ -130,6 +130,9 @@ class Sample(Value, frozen=True, kw_only=True):
     """When the last answer had come; ``at_s`` is when the first was asked for."""
     trouble: str = ""
     """Why the engine did not answer."""
+    outages: int = 0
+    """How often the engine has hung up on the agent since that started. One that is restarted need not be missed:
+    where systemd holds its socket, who asks meanwhile is answered by the next."""
 
 
 # --- what is remembered ---------------------------------------------------------------------------------------

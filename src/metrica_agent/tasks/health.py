@@ -112,6 +112,7 @@ class HealthTask:
     """Wakes the converge loop."""
     pulse: Pulse = field(default_factory=Pulse)
     following: Pulse = field(default_factory=Pulse)
+    _outages: int = 0
     _silent_since_s: float | None = None
     _silence_told: bool = False
 
@@ -140,6 +141,7 @@ class HealthTask:
                     self.vigil.wake.nudge()
             except NotNow as error:
                 log.debug("engine_events_ended", reason=error.reason, error=error.message)
+            self._outages += 1
             attempt += 1
             self.vigil.wake.nudge()
             self.following.back_within(EVENTS_CAP_S, "waits for the engine")
@@ -161,7 +163,8 @@ class HealthTask:
             sample = Sample(at_s=at_s, taken_s=self.clock.now_s(), containers=None, trouble=error.message)
         else:
             checks = await self.probe(key[0].checks) if key[0] and key[0].checks else ()
-            sample = Sample(at_s=at_s, taken_s=self.clock.now_s(), containers=containers, checks=checks)
+            taken_s = self.clock.now_s()
+            sample = Sample(at_s=at_s, taken_s=taken_s, containers=containers, checks=checks, outages=self._outages)
         self.pulse.works()
         vigil.take(sample, key)
         return sample

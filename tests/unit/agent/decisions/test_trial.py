@@ -74,6 +74,30 @@ def test_a_container_replaced_under_the_soak_counts_as_missing_or_restarted() ->
     assert reason_at(5, [*every_second(1, 5), sample(5, web(started_at="t1"), init())]) == "restarted-in-soak"
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"started_at": "t1"},
+        {"state": "exited", "exit_code": 0, "health": None},
+        {"started_at": "t1", "health": "starting"},
+    ],
+)
+def test_what_an_engine_that_was_restarted_took_along_is_not_held_against_the_release(changes: dict[str, Any]) -> None:
+    after = sample(5, web(**changes), init(), outages=3)
+    before = [sample(at, outages=2) for at in range(1, 5)]
+    assert verdict_at(5, [*before, after]) == Interrupted()
+
+
+def test_an_engine_that_hangs_up_and_takes_nothing_along_interrupts_nothing() -> None:
+    looks = [sample(at, outages=at) for at in range(1, 12)]
+    assert verdict_at(11, looks) == Healthy()
+
+
+def test_an_engine_that_was_restarted_before_the_trial_excuses_nothing() -> None:
+    looks = [sample(at, outages=2) for at in range(1, 5)]
+    assert reason_at(5, [*looks, sample(5, web(started_at="t1"), init(), outages=2)]) == "restarted-in-soak"
+
+
 def test_what_still_runs_the_old_inputs_is_not_the_release() -> None:
     looks = [sample(at, web(OLD), init()) for at in range(1, 31)]
     assert reason_at(31, looks) == "missing-at-deadline"

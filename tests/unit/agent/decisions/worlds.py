@@ -70,8 +70,8 @@ def init(digest: ReleaseDigest = NEW, **changes: object) -> Container:
     return replace(ended, **changes)
 
 
-def sample(at_s: float, *containers: Container, checks: tuple[CheckResult, ...] = ()) -> Sample:
-    return Sample(at_s=at_s, taken_s=at_s, containers=containers or (web(), init()), checks=checks)
+def sample(at_s: float, *containers: Container, checks: tuple[CheckResult, ...] = (), outages: int = 0) -> Sample:
+    return Sample(at_s=at_s, taken_s=at_s, containers=containers or (web(), init()), checks=checks, outages=outages)
 
 
 def silence(at_s: float) -> Sample:

@@ -16,6 +16,9 @@ STUBBORN = (
     "os.fork(); print('up', flush=True); time.sleep(600)"
 )
 
+# Who starts tests in the background of a shell has SIGINT ignored, and children inherit that.
+SLEEPER = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); print('up', flush=True); time.sleep(600)"
+
 
 def household(tmp_path: Path) -> Household:
     return Household(tmp_path, os.environ)
@@ -55,8 +58,12 @@ async def test_a_child_that_ends_too_soon_is_told_with_its_log(tmp_path: Path) -
 
 async def test_a_child_gets_the_signal_that_it_wants(tmp_path: Path) -> None:
     house = household(tmp_path)
-    # env: who starts tests in the background of a shell has SIGINT ignored, and children inherit that.
-    child = await house.start("sleeper", ["env", "--default-signal=INT", "sleep", "600"], end_by=signal.SIGINT)
+    child = await house.start("sleeper", [sys.executable, "-c", SLEEPER], end_by=signal.SIGINT)
+
+    async def up() -> bool:
+        return "up" in child.log.read_text(encoding="utf-8")
+
+    await child.ready(up, 20)
     await house.end(["sleeper"], 5)
     assert child.process.returncode == -signal.SIGINT
 
