@@ -19,15 +19,18 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import aiomqtt
 import structlog
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
-from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from metrica_agent.postponed import postponed
 from metrica_fleet.codec import MAX_PAYLOAD_BYTES, decode, encode
 from metrica_fleet.errors import FleetError, NotNow, Unusable
 from metrica_fleet.topics import PRESENCE, Address, Channel, address_of, topic_of
+
+with postponed("urllib.request"):
+    import aiomqtt
+    from paho.mqtt.packettypes import PacketTypes
+    from paho.mqtt.properties import Properties
+    from paho.mqtt.subscribeoptions import SubscribeOptions
 
 if TYPE_CHECKING:
     import ssl
