@@ -179,6 +179,7 @@ class Bus:
             client.use(sock)
             await asyncio.sleep(0)  # aiomqtt begins to read the socket in a callback
             await client.__aenter__()
+            _heed_cancellation()
         except aiomqtt.MqttError as error:
             where = f"{self._broker.host}:{self._broker.port}"
             if isinstance(error, aiomqtt.MqttCodeError):
@@ -227,6 +228,7 @@ class Link:
             answers = await self._client.subscribe(wanted, timeout=self._patience.answer_s)
         except aiomqtt.MqttError as error:
             raise _lost(error) from error
+        _heed_cancellation()
         for (topic, _), answer in zip(wanted, answers, strict=False):
             if not isinstance(answer, int) and answer.is_failure:
                 raise Unusable(f"the broker refuses the subscription {topic}: {answer}", reason="bus-denied")
@@ -336,6 +338,13 @@ class _Client(aiomqtt.Client):
         self._paho._sock_close()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         if self._disconnected.done() and not self._disconnected.cancelled():
             self._disconnected.exception()  # seen: asyncio need not complain that nobody looked
+
+
+def _heed_cancellation() -> None:
+    """Raise what ``asyncio.wait_for``, which aiomqtt uses, swallows in Python 3.11 when the answer comes with it."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _about_json(packet: int) -> Properties:

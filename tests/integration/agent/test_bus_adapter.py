@@ -11,7 +11,7 @@ import socket
 import ssl
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiomqtt
 import paho.mqtt.client as paho
@@ -157,6 +157,21 @@ async def test_tls_by_a_context_that_is_made_for_each_connection(tmp_path: Path)
                 async with ours.session(WILL):
                     pass
             assert refused.value.reason == reason
+
+
+async def test_a_cancellation_that_comes_together_with_the_answer_is_heeded(broker: Broker) -> None:
+    async with bus(broker.port).session(WILL) as link, asyncio.TaskGroup() as group:
+        subscribing = group.create_task(link.subscribe(STORED))
+        client = link._client._client
+        answered = client.on_subscribe
+
+        def answered_and_cancelled(*words: Any) -> None:
+            assert answered is not None
+            answered(*words)
+            subscribing.cancel()
+
+        client.on_subscribe = answered_and_cancelled
+    assert subscribing.cancelled()
 
 
 # --- the session --------------------------------------------------------------------------------------------------
