@@ -62,9 +62,12 @@ class Ledger:
         path: Path,
         appended: Callable[[], None],
         make_room: Callable[[], bool],
+        *,
+        own_thread: bool,
     ) -> None:
         self._book = book
         self._thread = thread
+        self._own_thread = own_thread
         self._path = path
         self._appended = appended
         self._make_room = make_room
@@ -78,6 +81,7 @@ class Ledger:
         bounds: Bounds | None = None,
         book: Callable[[Path, Bounds], Book] = Book,
         make_room: Callable[[], bool] = lambda: False,
+        thread: ThreadPoolExecutor | None = None,
     ) -> Ledger:
         """Open the ledger at ``path``, or begin one; ``opened`` says which.
 
@@ -88,27 +92,31 @@ class Ledger:
             book: opens the file; a simulation brings one that is watched.
             make_room: called, in the ledger's thread, when the disk is full; true when it freed something, and what
                 could not be done is then done again.
+            thread: of one worker, that many ledgers of a simulation share; ``None``: one of its own.
 
         Raises:
             Unusable: ``ledger-too-new``, ``ledger-filesystem``.
             NotNow: ``ledger-full``, ``ledger-unavailable``.
         """
-        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
+        own = thread is None
+        thread = thread or ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
         try:
             loop = asyncio.get_running_loop()
             opening = partial(book, path, bounds or Bounds())
             opened = await loop.run_in_executor(thread, partial(_with_room, opening, make_room))
         except BaseException:
-            thread.shutdown(wait=False)
+            if own:
+                thread.shutdown(wait=False)
             raise
-        return cls(opened, thread, path, appended, make_room)
+        return cls(opened, thread, path, appended, make_room, own_thread=own)
 
     async def close(self) -> None:
         """Close the file. Nothing may be called afterwards."""
         try:
             await self._do(self._book.close)
         finally:
-            self._thread.shutdown(wait=False)
+            if self._own_thread:
+                self._thread.shutdown(wait=False)
 
     async def _do(self, step: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._translated, step)
