@@ -6,4 +6,5 @@ checkout  a fleet repository on disk
 hub       the hub's REST API
 fleet     devices and events, for people
 table     rows and columns for people
+crowd     simulated devices that load a broker and a hub
 """

@@ -12,6 +12,7 @@ import msgspec
 from cyclopts import App, CycloptsError, Parameter
 
 from metrica_cli.checkout import read_checkout
+from metrica_cli.crowd import simulated
 from metrica_cli.fleet import DEVICE_HEADS, EVENT_HEADS, device_page, device_rows, event_rows
 from metrica_cli.hub import Hub
 from metrica_cli.table import table, terminal_width
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from metrica_cli.hub import Json
 
 DEFAULT_HUB: Final = "http://127.0.0.1:8080"
+DEFAULT_BUS: Final = "127.0.0.1:1883"
 
 _LAST_EVENTS: Final = 10
 _EXAMPLES: Final = """\
@@ -35,6 +37,7 @@ For example:
   metrica devices                 every device, problems first
   metrica device pi-01            one device: facts, why, last events
   metrica events --device pi-01   what happened there
+  metrica simulate --devices 500  load a broker and a hub of your own
 """
 
 HubAddress = Annotated[
@@ -136,6 +139,51 @@ def events(
     rows = event_rows(answer.items, answer.now) if output == "table" else []
     _print(output, answer.body, answer.items, _table(EVENT_HEADS, rows, no_headers=no_headers), "kind")
     return Exit.OK
+
+
+@app.command
+def simulate(
+    *,
+    devices: Annotated[int, Parameter(help="How many, called crowd-00001 and so on.")] = 100,
+    bus: Annotated[
+        str, Parameter(help="The broker, as HOST:PORT. Not one that a real fleet depends on.")
+    ] = DEFAULT_BUS,
+    fleet: Annotated[str, Parameter(help="The fleet's name, as the hub has it.")] = "demo",
+    username: Annotated[str | None, Parameter(help="Of an account that may write for all of them.")] = None,
+    password_file: Annotated[Path | None, Parameter(help="Where its password is.")] = None,
+    minutes: Annotated[float, Parameter(help="How long they tell.")] = 5.0,
+    ramp_s: Annotated[float, Parameter(name="--ramp", help="Seconds over which they are switched on.")] = 10.0,
+    heartbeat_s: Annotated[float, Parameter(name="--heartbeat", help="Seconds between heartbeats.")] = 60.0,
+    event_s: Annotated[float, Parameter(name="--event", help="Seconds between events of one, in the mean.")] = 600.0,
+    backlog: Annotated[int, Parameter(help="Heartbeats that each has waiting at first.")] = 0,
+    cuts: Annotated[float, Parameter(help="How often an hour the network of each is cut, for 30 s.")] = 0.0,
+    reboots: Annotated[float, Parameter(help="How often an hour each is rebooted.")] = 0.0,
+    poison: Annotated[float, Parameter(help="Bad messages a second, of all together.")] = 0.0,
+    patience_s: Annotated[float, Parameter(name="--patience", help="Seconds for what was told to be stored.")] = 300.0,
+    state: Annotated[Path | None, Parameter(help="A new folder for their ledgers and diaries, to be kept.")] = None,
+    seed: Annotated[int, Parameter(help="Of chance.")] = 0,
+) -> Exit:
+    """Let devices that do not exist connect to a broker and tell, with a device's own telemetry code."""
+    return simulated(
+        bus,
+        {
+            "fleet": fleet,
+            "devices": devices,
+            "username": username,
+            "password_file": None if password_file is None else str(password_file),
+            "duration_s": 60 * minutes,
+            "ramp_s": ramp_s,
+            "heartbeat_s": heartbeat_s,
+            "event_every_s": event_s,
+            "backlog": backlog,
+            "cuts_an_hour": cuts,
+            "reboots_an_hour": reboots,
+            "poison_per_s": poison,
+            "patience_s": patience_s,
+            "state": "" if state is None else str(state),
+            "seed": seed,
+        },
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
