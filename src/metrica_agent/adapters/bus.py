@@ -2,7 +2,8 @@
 
 Their private names stand in this file alone, and a test fails when one vanishes (CONVENTIONS F3, F4):
 
-aiomqtt   ``_client`` (paho's client), ``_client_connect``, ``_disconnected``, ``_queue``
+aiomqtt   ``_client`` (paho's client), ``_client_connect``, ``_disconnected``, ``_loop``,
+          ``_on_socket_register_write``, ``_queue``
 paho      ``_create_socket``, ``_sock_close``
 
 The socket is connected here and handed to paho, for paho connects in a thread that nothing can cancel: a
@@ -328,6 +329,22 @@ class _Client(aiomqtt.Client):
         answer = self._answers.get(mid)
         if answer is not None and not answer.done():
             answer.set_result(reason)
+
+    def _on_socket_register_write(self, client: Paho, userdata: object, sock: socket.socket) -> None:
+        """Write as soon as the socket can take more.
+
+        aiomqtt asks for that a turn of the loop later. By then the socket may be closed, and its number another's: the
+        loop would call us for that one for ever.
+        """
+        del client, userdata
+        self._loop.add_writer(sock.fileno(), self._write)
+
+    def _write(self) -> None:
+        try:
+            self._paho.loop_write()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the connection is over: as aiomqtt has it
+            if not self._disconnected.done():
+                self._disconnected.set_exception(error)
 
     def waiting(self) -> list[aiomqtt.Message]:
         """Take the messages that have been received and not read."""

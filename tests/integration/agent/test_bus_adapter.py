@@ -54,6 +54,8 @@ async def test_the_private_names_that_we_use_are_there() -> None:
     assert isinstance(client._client, paho.Client)
     assert isinstance(client._disconnected, asyncio.Future)
     assert isinstance(client._queue, asyncio.Queue)
+    assert isinstance(client._loop, asyncio.AbstractEventLoop)
+    assert client._client.on_socket_register_write == client._on_socket_register_write
     assert inspect.signature(aiomqtt.Client._client_connect).parameters.keys() == {"self"}
     assert "_client_connect" in inspect.getsource(aiomqtt.Client.__aenter__)
     assert inspect.signature(paho.Client._create_socket).parameters.keys() == {"self"}
@@ -172,6 +174,23 @@ async def test_a_cancellation_that_comes_together_with_the_answer_is_heeded(brok
 
         client.on_subscribe = answered_and_cancelled
     assert subscribing.cancelled()
+
+
+async def test_a_connection_that_ends_while_it_has_something_to_write_leaves_no_writer_to_who_gets_its_number(
+    broker: Broker,
+) -> None:
+    async with bus(broker.port).session(WILL) as link:
+        client = link._client
+        sock = client._client.socket()
+        assert sock is not None
+        number = sock.fileno()
+        client._client.publish(topic(PRESENCE), b"x")
+        client.drop()
+        heir, other = socket.socketpair()
+        with heir, other:
+            assert number in {heir.fileno(), other.fileno()}
+            await asyncio.sleep(0)
+            assert not asyncio.get_running_loop().remove_writer(number)
 
 
 # --- the session --------------------------------------------------------------------------------------------------
