@@ -39,7 +39,7 @@ def acl() -> str:
             "# The hub.",
             "user hub",
             *hub,
-            "topic read $SYS/broker/version",
+            "topic read $SYS/broker/#",
             _OPERATOR,
         ]
     )

@@ -33,6 +33,7 @@ from metrica_hub.adapters.store.partitions import HOLDING, SUMS
 from metrica_hub.adapters.store.pool import close_pool, open_pool
 from metrica_hub.adapters.store.reader import Reader
 from metrica_hub.adapters.store.writer import Writer
+from metrica_hub.decisions.broker_figures import FIGURES
 from metrica_hub.decisions.retention import Growing
 from metrica_hub.errors import Misconfigured, StoreAway, Unstorable
 from metrica_hub.tasks import lag
@@ -43,6 +44,7 @@ from metrica_hub.tasks.watch import Watcher
 from metrica_hub.web.app import make_app, serving
 from metrica_hub.web.assets import Assets
 from metrica_hub.web.board import RECENT_EVENTS, Board
+from metrica_hub.web.broker import BrokerFigures
 from metrica_hub.web.devices import Devices
 from metrica_hub.web.events import Events
 from metrica_hub.web.health import Health
@@ -189,8 +191,15 @@ def _assembled(parts: Settings, writers: Pool, readers: Pool) -> _Hub:
     metrics = Metrics(board, now=_now)
     watcher = Watcher(reader, board, recent=RECENT_EVENTS)
     connected: list[Callable[[], object]] = []
-    bus = Bus(_broker(parts), chance=chance, on_connected=lambda: [tell() for tell in connected])
-    metrics.watch_bus(connected=lambda: bus.connected, unacknowledged=lambda: bus.unacknowledged)
+    figures = BrokerFigures(connected=lambda: bus.connected)
+    bus = Bus(
+        _broker(parts),
+        chance=chance,
+        on_connected=lambda: [tell() for tell in connected],
+        on_figure=figures.heard,
+    )
+    connected.append(figures.forget)
+    metrics.watch_bus(connected=lambda: bus.connected, unacknowledged=lambda: bus.unacknowledged, broker=figures)
     live = Live(board, reader)
     consumer = Consumer(fleet, bus=bus, store=writer, meter=metrics, now=_now, chance=chance)
     loops: list[Callable[[], Coroutine[object, object, None]]] = [
@@ -247,7 +256,7 @@ def _broker(parts: Settings) -> Broker:
     bus, fleet = parts.bus, FleetId(parts.fleet)
     account = Account(bus.username, _password(bus)) if bus.username else None
     filters = tuple(every_device(fleet, channel) for channel in (PRESENCE, STATUS, RECORDS))
-    return Broker(bus.host, bus.port, f"metrica-{fleet}-hub", filters, account)
+    return Broker(bus.host, bus.port, f"metrica-{fleet}-hub", filters, account, figures=tuple(FIGURES))
 
 
 def _password(bus: settings.Bus) -> bytes | None:

@@ -15,6 +15,7 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
 
 from metrica_hub.decisions.fleet_state import CONNECTIONS, MODES
 from metrica_hub.web.routing import Route
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from metrica_hub.web.board import Board
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+MOST_CULPRITS: Final = 100
+OTHERS: Final = "_others"
+NOBODY: Final = "_none"
+"""No device has such a name: ``metrica_fleet.identity``."""
 _SIZES: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
 
 
@@ -52,6 +57,13 @@ class Metrics:
             registry=own,
         )
         self._dead = Counter("metrica_hub_dead_letters", "Messages set aside, by reason.", ["reason"], registry=own)
+        self._culprits = Counter(
+            "metrica_hub_dead_letters_by_device",
+            f"The same by the device of the topic: the first {MOST_CULPRITS}, then {OTHERS}, and {NOBODY} without one.",
+            ["device"],
+            registry=own,
+        )
+        self._named: set[str] = set()
         self._failures = Counter(
             "metrica_hub_commit_failures",
             "Attempts to commit that failed because the database was away.",
@@ -82,8 +94,9 @@ class Metrics:
             "metrica_devices", "Devices by mode and connection.", ["mode", "connection"], registry=own
         )
 
-    def watch_bus(self, *, connected: Callable[[], bool], unacknowledged: Callable[[], int]) -> None:
-        """Ask the bus at each scrape."""
+    def watch_bus(self, *, connected: Callable[[], bool], unacknowledged: Callable[[], int], broker: Collector) -> None:
+        """Ask the bus, and for what the broker says of itself, at each scrape."""
+        self.registry.register(broker)
         Gauge(
             "metrica_bus_connected", "Whether the hub is connected to the broker.", registry=self.registry
         ).set_function(connected)
@@ -107,9 +120,19 @@ class Metrics:
         self._left.inc(writes.left)
         for letter in writes.dead_letters:
             self._dead.labels(letter.reason).inc()
+            self._culprits.labels(self._culprit(letter.device)).inc()
         if new := len(writes.heartbeats) + len(writes.events):
             self._batch.observe(new)
         self._lag.observe(max(0.0, (self._now() - oldest).total_seconds()))
+
+    def _culprit(self, device: str | None) -> str:
+        """Return a name for a label: whoever writes bad messages may invent as many topics."""
+        if device is None:
+            return NOBODY
+        if device not in self._named and len(self._named) >= MOST_CULPRITS:
+            return OTHERS
+        self._named.add(device)
+        return device
 
     def store_away(self) -> None:
         """Count a failed attempt to write."""

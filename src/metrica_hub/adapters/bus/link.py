@@ -43,6 +43,8 @@ class Link(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self.number = number
         self.paused = False
+        self.needed = 0
+        """How many of the subscriptions, from the first on, must be granted."""
         self.welcomed: asyncio.Future[mqtt5.ConnAckPacket] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
         self._listener = listener
@@ -148,7 +150,7 @@ class Link(asyncio.Protocol):
             case mqtt5.ConnAckPacket() if not self.welcomed.done():
                 self.welcomed.set_result(packet)
             case mqtt5.SubAckPacket(reason_codes=codes):
-                if refused := [code.name.lower() for code in codes if int(code) >= _REFUSED]:
+                if refused := [code.name.lower() for code in codes[: self.needed] if int(code) >= _REFUSED]:
                     raise BusAway(f"the broker refused our subscriptions: {refused[0]}", reason="subscription-refused")
             case mqtt5.DisconnectPacket(reason_code=mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER):
                 raise BusAway("another hub of this fleet took the session over", reason="taken-over")

@@ -54,6 +54,8 @@ class Broker:
     client_id: str
     filters: tuple[str, ...]
     account: Account | None = None
+    figures: tuple[str, ...] = ()
+    """Topics of the broker's own figures; a broker may have none, or refuse them."""
 
 
 class Bus:
@@ -65,11 +67,13 @@ class Bus:
         *,
         chance: Callable[[], float],
         on_connected: Callable[[], object],
+        on_figure: Callable[[str, bytes], object] = lambda topic, payload: None,  # noqa: ARG005
         marks: Marks | None = None,
     ) -> None:
         self._broker = broker
         self._chance = chance
         self._on_connected = on_connected
+        self._on_figure = on_figure
         self._marks = marks or Marks()
         self._queue: deque[Delivery] = deque()
         self._arrived = asyncio.Event()
@@ -140,7 +144,10 @@ class Bus:
     # What a link tells
 
     def delivered(self, delivery: Delivery) -> None:
-        """Queue a message."""
+        """Queue a message; what the broker says of itself goes its own way."""
+        if delivery.topic.startswith("$"):
+            self._on_figure(delivery.topic, delivery.payload)
+            return
         self._queue.append(delivery)
         self._messages += 1
         self._bytes += len(delivery.payload)
@@ -237,6 +244,8 @@ class Bus:
             mqtt5.TopicFilter(pattern, max_qos=mqtt5.QoS.AT_LEAST_ONCE, retain_as_published=False)
             for pattern in self._broker.filters
         ]
+        link.needed = len(filters)
+        filters += [mqtt5.TopicFilter(topic, max_qos=mqtt5.QoS.AT_MOST_ONCE) for topic in self._broker.figures]
         link.send([mqtt5.SubscribePacket(self._sayings.fresh_id(), filters).write()])
 
     async def _stay(self, link: Link, keep_alive_s: int) -> None:
