@@ -28,6 +28,7 @@ from metrica_hub.adapters.bus import Account, Broker, Bus
 from metrica_hub.adapters.mirror import Mirror, redacted
 from metrica_hub.adapters.store.changes import listen
 from metrica_hub.adapters.store.keeper import Keeper
+from metrica_hub.adapters.store.lease import lease
 from metrica_hub.adapters.store.migrate import migrate
 from metrica_hub.adapters.store.partitions import HOLDING, SUMS
 from metrica_hub.adapters.store.pool import close_pool, open_pool
@@ -39,6 +40,7 @@ from metrica_hub.errors import Misconfigured, StoreAway, Unstorable
 from metrica_hub.tasks import lag
 from metrica_hub.tasks.consume import Consumer
 from metrica_hub.tasks.head import Follower
+from metrica_hub.tasks.lead import Candidate
 from metrica_hub.tasks.retain import Retainer
 from metrica_hub.tasks.watch import Watcher
 from metrica_hub.web.app import make_app, serving
@@ -202,7 +204,10 @@ def _assembled(parts: Settings, writers: Pool, readers: Pool) -> _Hub:
     metrics.watch_bus(connected=lambda: bus.connected, unacknowledged=lambda: bus.unacknowledged, broker=figures)
     live = Live(board, reader)
     consumer = Consumer(fleet, bus=bus, store=writer, meter=metrics, now=_now, chance=chance)
+    candidate = Candidate(lambda: lease(parts.database.url), bus, chance=chance)
+    metrics.watch_lead(lambda: candidate.leads is True)
     loops: list[Callable[[], Coroutine[object, object, None]]] = [
+        candidate.run,
         bus.run,
         consumer.run,
         watcher.run,
@@ -219,7 +224,7 @@ def _assembled(parts: Settings, writers: Pool, readers: Pool) -> _Hub:
         Devices(reader),
         Events(reader),
         live,
-        Health(reader, bus_connected=lambda: bus.connected),
+        Health(reader, bus_usable=lambda: bus.connected or candidate.leads is False),
         metrics,
         Assets(),
     )

@@ -1,4 +1,7 @@
-"""``/healthz``: the process lives. ``/readyz``: the database and the broker can be used. Neither tells details."""
+"""``/healthz``: the process lives. ``/readyz``: the database and the broker can be used. Neither tells details.
+
+The broker is the business of the hub that leads; one that waits to take over is ready without it.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,9 @@ _PATIENCE_S: Final = 2.0
 class Health:
     """The two questions of a supervisor."""
 
-    def __init__(self, reads: Reads, *, bus_connected: Callable[[], bool]) -> None:
+    def __init__(self, reads: Reads, *, bus_usable: Callable[[], bool]) -> None:
         self._reads = reads
-        self._bus_connected = bus_connected
+        self._bus_usable = bus_usable
 
     def routes(self) -> tuple[Route, ...]:
         """Return its part of the route table."""
@@ -50,7 +53,7 @@ class Health:
         missing: list[str] = []
         if not await self._database_answers():
             missing.append("database")
-        if not self._bus_connected():
+        if not self._bus_usable():
             missing.append("broker")
         if not missing:
             return web.Response(text="ready\n")

@@ -106,6 +106,14 @@ class Metrics:
             registry=self.registry,
         ).set_function(unacknowledged)
 
+    def watch_lead(self, leads: Callable[[], bool]) -> None:
+        """Ask at each scrape whether this hub leads."""
+        Gauge(
+            "metrica_hub_leads",
+            "Whether this hub leads: holds the bus, where there are several.",
+            registry=self.registry,
+        ).set_function(leads)
+
     # What the tasks call
 
     async def timed(self, commit: Awaitable[Writes]) -> Writes:

@@ -106,6 +106,7 @@ async def playing(
         on_connected=lambda: connected.append(1),
         marks=marks,
     )
+    bus.let_connect()
     async with server, asyncio.TaskGroup() as group:
         running = group.create_task(bus.run())
         try:
@@ -228,6 +229,7 @@ def test_a_resolver_that_is_silent_does_not_keep_the_hub_from_ending(monkeypatch
 
     async def begin_and_end() -> None:
         bus = Bus(Address("broker.test", 1, "c", ()), chance=lambda: 0.0, on_connected=lambda: None)
+        bus.let_connect()
         async with asyncio.TaskGroup() as group:
             running = group.create_task(bus.run())
             await until(asked.is_set)

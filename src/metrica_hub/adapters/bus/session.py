@@ -77,6 +77,7 @@ class Bus:
         self._marks = marks or Marks()
         self._queue: deque[Delivery] = deque()
         self._arrived = asyncio.Event()
+        self._may_connect = asyncio.Event()
         self._messages = 0
         self._bytes = 0
         self._sayings = Sayings()
@@ -95,10 +96,25 @@ class Bus:
         """How many messages were received and not yet acknowledged."""
         return self._messages
 
+    def let_connect(self) -> None:
+        """Open a connection, and another when it is lost. Until this is called there is none."""
+        self._may_connect.set()
+
+    def let_no_more_connect(self) -> None:
+        """Keep the connection that stands; open no other."""
+        self._may_connect.clear()
+
+    def hang_up(self) -> None:
+        """End the connection and open no other: another hub has the bus."""
+        self._may_connect.clear()
+        if self._link is not None:
+            self._link.fail(BusAway("another hub leads", reason="hung-up"))
+
     async def run(self) -> None:
-        """Keep a connection, for ever."""
+        """Keep a connection while there may be one, for ever."""
         attempt = short_lived = 0
         while True:
+            await self._may_connect.wait()
             try:
                 await self._connection()
             except BusAway as error:

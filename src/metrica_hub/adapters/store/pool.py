@@ -16,7 +16,7 @@ import asyncpg
 from metrica_hub.errors import StoreAway, Unstorable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
@@ -28,6 +28,8 @@ COMMIT_LOCK: Final = 0x6D657472_0002
 """Held through each batch's transaction: cursors and times become visible in order, no record is written twice."""
 RETAIN_LOCK: Final = 0x6D657472_0003
 """Held by the hub that makes and drops partitions and sums up."""
+LEADER_LOCK: Final = 0x6D657472_0004
+"""Held by the hub that leads (``lease.py``)."""
 
 CHANGES_CHANNEL: Final = "metrica_changes"
 
@@ -142,8 +144,8 @@ async def open_pool(url: str, *, name: str, size: int) -> Pool:
     return cast("Pool", pool)
 
 
-async def open_connection(url: str, *, name: str) -> Connection:
-    """Return one connection outside any pool.
+async def open_connection(url: str, *, name: str, more: Mapping[str, str] | None = None) -> Connection:
+    """Return one connection outside any pool, with ``more`` settings of its session.
 
     Raises:
         StoreAway: as ``open_pool``.
@@ -153,7 +155,7 @@ async def open_connection(url: str, *, name: str) -> Connection:
             url,
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=COMMAND_TIMEOUT_S,
-            server_settings=_settings(name),
+            server_settings=_settings(name) | dict(more or {}),
         )
     return cast("Connection", found)
 
