@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S: Final = 10
 COMMAND_TIMEOUT_S: Final = 30
+ABANDONED_MS: Final = 5000
+"""After which Postgres ends a transaction that nobody goes on with."""
 
 MIGRATION_LOCK: Final = 0x6D657472_0001
 COMMIT_LOCK: Final = 0x6D657472_0002
@@ -201,8 +203,16 @@ async def close_pool(pool: Pool, *, within_s: float) -> None:
 
 
 def _settings(name: str) -> dict[str, str]:
-    # Our statements are short; compiling them costs more than it saves.
-    return {"application_name": name, "timezone": "UTC", "jit": "off", "synchronous_commit": "on"}
+    return {
+        "application_name": name,
+        "timezone": "UTC",
+        # Our statements are short; compiling them costs more than it saves.
+        "jit": "off",
+        "synchronous_commit": "on",
+        # A hub that is frozen or cut off in a transaction holds its locks, and all others up, no longer than this.
+        "idle_in_transaction_session_timeout": str(ABANDONED_MS),
+        "tcp_user_timeout": str(2 * ABANDONED_MS),
+    }
 
 
 def _one_line(error: BaseException) -> str:
