@@ -187,11 +187,23 @@ class ReportTask:
             began_s = self.clock.now_s()
             self.talking.back_within(2 * guarding.NETWORK_S, "connects to the broker")
             try:
-                await self._connect()
+                await self._connection()
             except* NotNow as lost:
                 self._tell_trouble(lost)
             stood = self.clock.now_s() - began_s >= self.timing.stood_s
             failures = 0 if stood else failures + 1
+
+    async def _connection(self) -> None:
+        """Hold one connection, in a task of its own.
+
+        A task group of Python 3.11 leaves a request for cancellation behind in the task that it was in when one of its
+        tasks failed. The next ``asyncio.timeout`` that passes there then ends the task instead of the wait (3.11.2 of
+        Debian 12), and nobody would ever connect again. So what is left behind ends with the connection.
+        """
+        async with asyncio.TaskGroup() as alone:
+            connection = alone.create_task(self._connect(), name="connection")
+        if connection.cancelled():
+            raise NotNow("the connection was given up by nobody who may", reason="bus-lost")
 
     async def _connect(self) -> None:
         number = await self.outbox.connections()

@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import statistics
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -21,8 +21,11 @@ from metrica_fleet.records import Event
 from metrica_fleet.topics import HEAD, PRESENCE, STATUS, STORED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
+
+    from metrica_agent.tasks.talk import Link
 
 
 @pytest.fixture
@@ -170,6 +173,54 @@ async def test_a_broker_that_loses_its_disk_loses_nothing_of_ours(tmp_path: Path
             await pi.say("after")
             await until(lambda: again.said() == ["stored", "lost 1", "lost 2", "after"])
             await until(lambda: pi.ledger.stored() == pi.ledger.last_seq())
+
+
+async def test_no_connection_begins_with_a_cancellation_that_the_one_before_left_behind(
+    tmp_path: Path, broker: Broker
+) -> None:
+    async with device(tmp_path / "device", broker.port) as one:
+        session, begun = one.bus.session, []
+
+        def watched(will: Presence) -> AbstractAsyncContextManager[Link]:
+            task = asyncio.current_task()
+            assert task is not None
+            begun.append(task.cancelling())
+            return session(will)
+
+        one.task.bus = Watched(watched)
+        for number in range(4):
+            await one.say(*(f"{number} {text}" for text in range(15)))  # on their way when the broker dies
+            broker.kill()
+            connections = len(begun)
+            broker.start()
+            await until(lambda connections=connections: len(begun) > connections)
+    assert begun == [0] * len(begun)
+
+
+async def test_a_cancellation_of_nobody_ends_a_connection_and_not_the_task(tmp_path: Path, broker: Broker) -> None:
+    async with device(tmp_path / "device", broker.port) as one:
+        session, strays = one.bus.session, 3
+
+        def straying(will: Presence) -> AbstractAsyncContextManager[Link]:
+            nonlocal strays
+            if strays:
+                strays -= 1
+                raise asyncio.CancelledError
+            return session(will)
+
+        one.task.bus = Watched(straying)
+        broker.restart()
+        async with tiny_hub(broker.port) as hub:
+            await one.say("after all")
+            await until(lambda: hub.said()[-1:] == ["after all"])
+        assert strays == 0
+
+
+@dataclass
+class Watched:
+    """A bus whose sessions a test has a hand in."""
+
+    session: Callable[[Presence], AbstractAsyncContextManager[Link]]
 
 
 async def test_what_is_not_answered_is_sent_again_all_once_then_a_little(tmp_path: Path, broker: Broker) -> None:
