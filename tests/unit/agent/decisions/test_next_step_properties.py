@@ -329,7 +329,7 @@ class Deciding(RuleBasedStateMachine):
 
 
 Deciding.TestCase.settings = settings(
-    max_examples=150,
+    max_examples=settings().max_examples * 3 // 2,
     stateful_step_count=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
