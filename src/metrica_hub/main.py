@@ -189,7 +189,7 @@ class _Hub:
 def _assembled(parts: Settings, writers: Pool, readers: Pool) -> _Hub:
     fleet = FleetId(parts.fleet)
     chance = random.SystemRandom().random
-    reader, writer, board = Reader(readers), Writer(writers), Board()
+    reader, writer, board = Reader(readers), Writer(writers), Board(series=parts.metrics.devices)
     metrics = Metrics(board, now=_now)
     watcher = Watcher(reader, board, recent=RECENT_EVENTS)
     connected: list[Callable[[], object]] = []

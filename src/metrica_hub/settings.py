@@ -76,6 +76,13 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Means of an hour."""
 
 
+class Metrics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[metrics]``: what ``/metrics`` tells."""
+
+    devices: bool = True
+    """Up to 23 series of each device; ``false``: only counts, for a fleet that is too large for its Prometheus."""
+
+
 class Log(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[log]``: how much is told."""
 
@@ -91,6 +98,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     http: Http = Http()
     git: Git | None = None
     retention: Retention = Retention()
+    metrics: Metrics = Metrics()
     log: Log = Log()
 
 

@@ -13,22 +13,26 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 RECENT_EVENTS: Final = 40
+SHOWN: Final = 8
+"""Characters of a commit, in labels."""
 _RING: Final = 4096
 
 
 class Board:
     """One entry a device, and what changed lately."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, series: bool = True) -> None:
+        """Make an empty one; ``series``: whether each device's metrics are kept ready."""
         self.notice = Notice()
         self.device_ring: Ring[DeviceState] = Ring(_RING, self.notice)
         self.event_ring: Ring[EventRow] = Ring(_RING, self.notice)
-        self.series = DeviceSeries()
+        self._series = DeviceSeries() if series else None
         self.is_stale = True
         self.closing = False
         self._devices: dict[str, DeviceState] = {}
         self._recent: deque[EventRow] = deque(maxlen=RECENT_EVENTS)
         self._counts: Counter[tuple[str, str]] = Counter()
+        self._commits: Counter[str] = Counter()
 
     # What the watcher calls
 
@@ -40,9 +44,13 @@ class Board:
             before = self._devices.get(device.device)
             if before is not None:
                 self._counts[_group(before)] -= 1
+                self._commits[_commit(before)] -= 1
             self._counts[_group(device)] += 1
+            self._commits[_commit(device)] += 1
             self._devices[device.device] = device
-            self.series.update(device)
+            if self._series is not None:
+                self._series.update(device)
+        self._counts, self._commits = +self._counts, +self._commits
         self.device_ring.add((device.change, device) for device in devices)
 
     def show_events(self, events: Sequence[EventRow]) -> None:
@@ -70,12 +78,24 @@ class Board:
 
     def counts(self) -> dict[tuple[str, str], int]:
         """Return how many devices there are by (mode, connection)."""
-        return {group: count for group, count in self._counts.items() if count}
+        return dict(self._counts)
+
+    def commits(self, limit: int) -> list[tuple[str, int]]:
+        """Return the ``limit`` commits that most devices confirmed, and how many did; "" is none."""
+        return self._commits.most_common(limit)
+
+    def series(self) -> bytes:
+        """Return every device's metrics in the text format."""
+        return b"" if self._series is None else self._series.render()
 
     def close(self) -> None:
         """Let every stream end: the hub stops."""
         self.closing = True
         self.notice.give()
+
+
+def _commit(device: DeviceState) -> str:
+    return (device.commit or "")[:SHOWN]
 
 
 def _group(device: DeviceState) -> tuple[str, str]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from metrica_hub.web.board import Board
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+MOST_COMMITS: Final = 50
 MOST_CULPRITS: Final = 100
 OTHERS: Final = "_others"
 NOBODY: Final = "_none"
@@ -92,6 +93,12 @@ class Metrics:
         self._loop_lag = Gauge("metrica_hub_loop_lag_seconds", "How late the event loop is.", registry=own)
         self._devices = Gauge(
             "metrica_devices", "Devices by mode and connection.", ["mode", "connection"], registry=own
+        )
+        self._commits = Gauge(
+            "metrica_devices_of_commit",
+            f"Devices by the commit that they confirmed; the {MOST_COMMITS} that most devices have.",
+            ["commit"],
+            registry=own,
         )
 
     def watch_bus(self, *, connected: Callable[[], bool], unacknowledged: Callable[[], int], broker: Collector) -> None:
@@ -168,7 +175,7 @@ class Metrics:
         """Answer a scrape."""
         del request
         self._count_devices()
-        response = web.Response(body=generate_latest(self.registry) + self._board.series.render())
+        response = web.Response(body=generate_latest(self.registry) + self._board.series())
         response.headers["Content-Type"] = CONTENT_TYPE_PLAIN_0_0_4
         response.enable_compression()
         return response
@@ -183,3 +190,6 @@ class Metrics:
             groups[group] = groups.get(group, 0) + count
         for group, count in groups.items():
             self._devices.labels(*group).set(count)
+        self._commits.clear()
+        for commit, count in self._board.commits(MOST_COMMITS):
+            self._commits.labels(commit).set(count)
