@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-RENEW_S: Final = 1.5
-LOOK_S: Final = 1.0
+RENEW_S: Final = 1.0
+LOOK_S: Final = 0.5
 """Between two claims of one that waits."""
 _RETRY_BASE_S: Final = 0.5
 _RETRY_CAP_S: Final = 4.0

@@ -14,6 +14,15 @@ from tests.fixtures.wire import Wire
 from tests.integration.hub.device import deliver, event, new_stream
 from tests.integration.hub.waiting import until
 
+from metrica_hub.adapters.store.pool import (
+    COMMIT_LOCK,
+    alone,
+    close_pool,
+    open_connection,
+    open_pool,
+    transaction,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -110,3 +119,18 @@ async def test_while_the_database_is_away_the_leader_keeps_its_connection_to_the
     cluster.start()
     await until(lambda: leads(first))
     assert first.log.count('"bus.connected"') == before
+
+
+async def test_a_transaction_that_nobody_goes_on_with_holds_others_up_for_seconds_only(database: Database) -> None:
+    frozen = await open_connection(database.url, name="frozen in its commit")
+    pool = await open_pool(database.url, name="goes on", size=1)
+    try:
+        await frozen.execute("BEGIN")
+        await alone(frozen, COMMIT_LOCK)
+        began_s = time.monotonic()
+        async with transaction(pool) as connection:
+            await alone(connection, COMMIT_LOCK)
+        assert time.monotonic() - began_s < TAKEOVER_S
+    finally:
+        frozen.terminate()
+        await close_pool(pool, within_s=1)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from metrica_hub.adapters.store.pool import Connection
 
-LEASE_S: Final = 5.0
+LEASE_S: Final = 4.0
 
 
 class Lease:
