@@ -10,5 +10,6 @@ interpolation  ``${VARIABLES}`` in it
 probes         the role's own checks, asked of simulated containers
 network        a device's network, which can be cut: a relay for the bus, a gate for Git
 vitals         what such a machine measures
+crowd          ``metrica simulate``: thousands of devices that only tell
 demo           ``scripts/demo``: a whole fleet on one machine, and the play on it
 """
