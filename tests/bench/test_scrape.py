@@ -49,7 +49,8 @@ def test_a_scrape_with_10000_devices(
             hub.wait_until_ready()
             process = psutil.Process(hub.pid)
             before = process.cpu_times()
-            took_s, text = [], ""
+            took_s: list[float] = []
+            text = ""
             for _ in range(ROUNDS):
                 began_s = time.perf_counter()
                 text = hub.get("/metrics").text
