@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -92,7 +92,7 @@ class Crowd:
         plan = self.plan
         async with asyncio.TaskGroup() as group:
             troubles = [
-                group.create_task(self._now_and_then(plan.cuts_an_hour, lambda one: group.create_task(self._cut(one)))),
+                group.create_task(self._now_and_then(plan.cuts_an_hour, self._cut)),
                 group.create_task(self._now_and_then(plan.reboots_an_hour, self._reboot)),
             ]
             if plan.poison_per_s:
@@ -108,13 +108,14 @@ class Crowd:
                 for member in self._members:
                     member.network.mend()
 
-    async def _now_and_then(self, an_hour: float, happens: Callable[[Member], object]) -> None:
+    async def _now_and_then(self, an_hour: float, happens: Callable[[Member], Coroutine[object, object, None]]) -> None:
         if an_hour == 0:
             return
         a_second = an_hour * len(self._members) / HOUR_S
-        while True:
-            await asyncio.sleep(self._chance.expovariate(a_second))
-            happens(self._chance.choice(self._members))
+        async with asyncio.TaskGroup() as happening:
+            while True:
+                await asyncio.sleep(self._chance.expovariate(a_second))
+                happening.create_task(happens(self._chance.choice(self._members)))
 
     async def _cut(self, member: Member) -> None:
         self._cuts += 1
@@ -122,5 +123,5 @@ class Crowd:
         await asyncio.sleep(self._chance.expovariate(1 / self.plan.cut_s))
         member.network.mend()
 
-    def _reboot(self, member: Member) -> None:
+    async def _reboot(self, member: Member) -> None:
         member.reboot(power_cut=self._chance.random() < 1 / 2)
