@@ -194,16 +194,22 @@ class ReportTask:
             failures = 0 if stood else failures + 1
 
     async def _connection(self) -> None:
-        """Hold one connection, in a task of its own.
+        """Hold one connection, in a task of its own that ends with it.
 
-        A task group of Python 3.11 leaves a request for cancellation behind in the task that it was in when one of its
-        tasks failed. The next ``asyncio.timeout`` that passes there then ends the task instead of the wait (3.11.2 of
-        Debian 12), and nobody would ever connect again. So what is left behind ends with the connection.
+        No task group here. In Python 3.11 one that waits when its task fails leaves a request for cancellation behind
+        in ours, and the next ``asyncio.timeout`` would end us instead of the wait (3.11.2 of Debian 12); and it forgets
+        a cancellation of ours that comes together with the failure. What groups inside leave behind ends with the task.
         """
-        async with asyncio.TaskGroup() as alone:
-            connection = alone.create_task(self._connect(), name="connection")
-        if connection.cancelled():
-            raise NotNow("the connection was given up by nobody who may", reason="bus-lost")
+        connection = asyncio.create_task(self._connect(), name="connection")  # noqa: TID251 - owned and awaited here
+        try:
+            await asyncio.wait([connection])
+        finally:
+            connection.cancel()
+            await asyncio.wait([connection])
+            failure = None if connection.cancelled() else connection.exception()
+        if failure is not None:
+            raise failure
+        raise NotNow("the connection was given up by nobody who may", reason="bus-lost")
 
     async def _connect(self) -> None:
         number = await self.outbox.connections()

@@ -15,6 +15,7 @@ from tests.integration.agent.reporting import QUICK, device, retained, tiny_hub,
 from metrica_agent.adapters.bus import Patience
 from metrica_agent.decisions.pace import Pace
 from metrica_fleet.codec import decode
+from metrica_fleet.errors import NotNow
 from metrica_fleet.identity import CommitId, StreamId
 from metrica_fleet.messages import Head, Presence, Status, Stored
 from metrica_fleet.records import Event
@@ -215,6 +216,29 @@ async def test_a_cancellation_of_nobody_ends_a_connection_and_not_the_task(tmp_p
             await one.say("after all")
             await until(lambda: hub.said()[-1:] == ["after all"])
         assert strays == 0
+
+
+def talking() -> list[asyncio.Task[object]]:
+    return [one for one in asyncio.all_tasks() if one.get_name() == "talk"]
+
+
+async def test_an_end_that_comes_together_with_the_loss_of_a_connection_is_an_end(
+    tmp_path: Path, broker: Broker
+) -> None:
+    async with device(tmp_path / "device", broker.port) as one:
+
+        def lost_and_ended(_: Presence) -> AbstractAsyncContextManager[Link]:
+            task = asyncio.current_task()
+            assert task is not None
+            task.add_done_callback(lambda _: talking()[0].cancel())
+            raise NotNow("lost", reason="bus-lost")
+
+        await until(talking)
+        (talk,) = talking()
+        one.task.bus = Watched(lost_and_ended)
+        broker.kill()
+        await until(talk.done)
+        assert talk.cancelled()
 
 
 @dataclass
