@@ -179,7 +179,8 @@ async def test_a_broker_that_loses_its_disk_loses_nothing_of_ours(tmp_path: Path
 async def test_no_connection_begins_with_a_cancellation_that_the_one_before_left_behind(
     tmp_path: Path, broker: Broker
 ) -> None:
-    async with device(tmp_path / "device", broker.port) as one:
+    impatient = Patience(connect_s=1.0, answer_s=1.0)  # a loss before anybody listens is noticed by waiting
+    async with device(tmp_path / "device", broker.port, patience=impatient) as one:
         session = one.bus.session
         begun: list[int] = []
 
