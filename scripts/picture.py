@@ -1,4 +1,4 @@
-"""Plays the demo and photographs its page. Called by ``scripts/picture``."""
+"""Plays the demo and photographs its pages. Called by ``scripts/picture``."""
 
 from __future__ import annotations
 
@@ -17,11 +17,18 @@ PORT: Final = 18_080
 PAGE: Final = f"http://127.0.0.1:{PORT}/"
 PATIENCE_S: Final = 120.0
 CHROMIUM: Final = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-SCHEMES: Final[tuple[Literal["dark", "light"], ...]] = ("dark", "light")
+Scheme = Literal["dark", "light"]
+PICTURES: Final[tuple[tuple[str, str, Scheme, int, int], ...]] = (
+    ("fleet-dark", "", "dark", 1280, 880),
+    ("fleet-light", "", "light", 1280, 880),
+    ("device", "devices/pi-01", "light", 1120, 760),
+    ("phone", "?show=problems", "dark", 390, 700),
+)
+"""Name, path, theme, and how large."""
 
 
 def main() -> None:
-    """Write docs/images/fleet-dark.png and fleet-light.png."""
+    """Write the pictures of docs/images."""
     command = [str(HOUSE / "scripts" / "demo"), "--exit-after", "100", "--no-browser", "--port", str(PORT)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as demo:
         try:
@@ -54,11 +61,12 @@ def _photograph() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM)
-        for scheme in SCHEMES:
-            page = browser.new_page(color_scheme=scheme, viewport={"width": 1280, "height": 880}, device_scale_factor=1)
-            page.goto(PAGE)
-            page.wait_for_load_state("load")
-            page.screenshot(path=folder / f"fleet-{scheme}.png")
+        for name, path, scheme, width, height in PICTURES:
+            page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": height})
+            page.goto(f"{PAGE}{path}")
+            page.wait_for_selector('#link[data-state="live"]')
+            page.screenshot(path=folder / f"{name}.png")
+            page.close()
         browser.close()
 
 

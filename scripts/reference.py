@@ -10,8 +10,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts.generators.access import acl
 from scripts.generators.asyncapi import asyncapi
+from scripts.generators.command_line import command_line
+from scripts.generators.commands import commands
+from scripts.generators.configuration import configuration
+from scripts.generators.contents import how_to
+from scripts.generators.dashboards import DASHBOARDS
 from scripts.generators.events import events
+from scripts.generators.exit_codes import exit_codes
+from scripts.generators.metrics import metrics
 from scripts.generators.repository import fleet_repository
+from scripts.generators.rest import rest
+from scripts.generators.runbooks import runbooks
+from scripts.generators.topics import topics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,9 +29,19 @@ if TYPE_CHECKING:
 HOUSE: Final = Path(__file__).resolve().parent.parent
 GENERATED: Final[dict[str, Callable[[], str]]] = {
     "mosquitto/acl": acl,
+    "docs/how-to/index.md": how_to,
     "docs/reference/asyncapi.json": asyncapi,
+    "docs/reference/commands.md": commands,
+    "docs/reference/cli.md": command_line,
+    "docs/reference/configuration.md": configuration,
     "docs/reference/events.md": events,
+    "docs/reference/exit-codes.md": exit_codes,
     "docs/reference/fleet-repository.md": fleet_repository,
+    "docs/reference/metrics.md": metrics,
+    "docs/reference/rest.md": rest,
+    "docs/reference/topics.md": topics,
+    "docs/runbooks/index.md": runbooks,
+    **DASHBOARDS,
 }
 """Path in the repository → what makes its text."""
 

@@ -19,7 +19,7 @@ _HEAD = """\
 """
 
 _OPERATOR = f"""
-# Operators look (mosquitto_sub) and change nothing here: orders are signed.
+# Operators look (mosquitto_sub), and may publish what they signed: without a good signature it stops nobody.
 user operator
 topic read {ROOT}/#
 topic read $SYS/#
@@ -30,18 +30,22 @@ def acl() -> str:
     """Return the file."""
     devices = [_rule("pattern", channel, _device_may(channel), "%u") for channel in CHANNELS]
     hub = [_rule("topic", channel, _hub_may(channel), "+") for channel in CHANNELS]
-    return "\n".join(
-        [
-            _HEAD,
-            "# Devices.",
-            *devices,
-            "",
-            "# The hub.",
-            "user hub",
-            *hub,
-            "topic read $SYS/broker/#",
-            _OPERATOR,
-        ]
+    operators = [_rule("topic", channel, "write", "+") for channel in CHANNELS if channel.operators]
+    return (
+        "\n".join(
+            [
+                _HEAD,
+                "# Devices.",
+                *devices,
+                "",
+                "# The hub.",
+                "user hub",
+                *hub,
+                "topic read $SYS/broker/#",
+                _OPERATOR + "\n".join(operators),
+            ]
+        )
+        + "\n"
     )
 
 
@@ -54,4 +58,6 @@ def _device_may(channel: Channel) -> str:
 
 
 def _hub_may(channel: Channel) -> str:
+    if channel.operators:
+        return "readwrite"
     return "write" if channel.writer == "hub" else "read"

@@ -9,9 +9,20 @@ import msgspec
 
 from metrica_fleet.codec import MAX_PAYLOAD_BYTES
 from metrica_fleet.identity import NAME_PATTERN, DeviceId, FleetId
-from metrica_fleet.messages import Head, Presence, Status, Stored
+from metrica_fleet.messages import Answer, Head, Presence, Status, Stored
 from metrica_fleet.records import Record
-from metrica_fleet.topics import CHANNELS, HEAD, PRESENCE, RECORDS, STATUS, STORED, Address, Channel, topic_of
+from metrica_fleet.topics import (
+    ANSWERS,
+    CHANNELS,
+    HEAD,
+    PRESENCE,
+    RECORDS,
+    STATUS,
+    STORED,
+    Address,
+    Channel,
+    topic_of,
+)
 
 Json = dict[str, Any]
 
@@ -21,8 +32,13 @@ MESSAGES: Final[dict[Channel, Any]] = {
     RECORDS: Record,
     STORED: Stored,
     HEAD: Head,
+    ANSWERS: Answer,
 }
-"""What is said on each channel."""
+"""What is said on each channel whose messages are JSON."""
+_SIGNED: Final[Json] = {
+    "type": "string",
+    "description": "The exact text that was signed, then OpenSSH's armoured signature of it (ssh-keygen -Y sign).",
+}
 
 _REF: Final = "#/components/schemas/{name}"
 
@@ -44,10 +60,10 @@ def asyncapi() -> str:
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",
-        "channels": {channel.name: _channel(channel) for channel in CHANNELS},
+        "channels": {_key(channel): _channel(channel) for channel in CHANNELS},
         "operations": dict(_operation(channel, side) for channel in CHANNELS for side in ("device", "hub")),
         "components": {
-            "messages": {channel.name: _message(channel, payloads[channel]) for channel in CHANNELS},
+            "messages": {_key(channel): _message(channel, payloads.get(channel, _SIGNED)) for channel in CHANNELS},
             "schemas": components,
         },
     }
@@ -60,8 +76,8 @@ def _channel(channel: Channel) -> Json:
         parameters["device"] = {"description": f"The device's id and broker user, {NAME_PATTERN}"}
     return {
         "address": topic_of(Address(FleetId("{fleet}"), channel, DeviceId("{device}"))),
-        "description": f"{channel.about[:1].upper()}{channel.about[1:]}. Written by the {channel.writer}.",
-        "messages": {channel.name: {"$ref": f"#/components/messages/{channel.name}"}},
+        "description": f"{channel.about[:1].upper()}{channel.about[1:]}. Written by {_writers(channel)}.",
+        "messages": {_key(channel): {"$ref": f"#/components/messages/{_key(channel)}"}},
         "parameters": parameters,
     }
 
@@ -71,19 +87,27 @@ def _operation(channel: Channel, side: str) -> tuple[str, Json]:
     operation: Json = {
         "action": verb,
         "summary": f"The {side} {'sends' if verb == 'send' else 'receives'}: {channel.about}",
-        "channel": {"$ref": f"#/channels/{channel.name}"},
-        "messages": [{"$ref": f"#/channels/{channel.name}/messages/{channel.name}"}],
+        "channel": {"$ref": f"#/channels/{_key(channel)}"},
+        "messages": [{"$ref": f"#/channels/{_key(channel)}/messages/{_key(channel)}"}],
     }
     if verb == "send":
         operation["bindings"] = {"mqtt": {"qos": channel.qos, "retain": channel.retained, "bindingVersion": "0.2.0"}}
-    return f"{side}.{verb}.{channel.name}", operation
+    return f"{side}.{verb}.{_key(channel)}", operation
+
+
+def _key(channel: Channel) -> str:
+    return channel.name.replace("/", "-")
+
+
+def _writers(channel: Channel) -> str:
+    return f"the {channel.writer}{', or an operator' if channel.operators else ''}"
 
 
 def _message(channel: Channel, payload: Json) -> Json:
     return {
-        "name": channel.name,
+        "name": _key(channel),
         "title": channel.about,
-        "contentType": "application/json",
+        "contentType": "text/plain" if channel.signed else "application/json",
         "payload": payload,
     }
 

@@ -17,7 +17,16 @@ from metrica_fleet.definition import (
     RESERVED_DEVICES,
     RESERVED_PREFIXES,
 )
-from metrica_fleet.policies import CHECKS, HealthPolicy, Limits, ServicePolicy, UpdatePolicy
+from metrica_fleet.policies import (
+    CHECKS,
+    HealthPolicy,
+    Limits,
+    RolloutPolicy,
+    RolloutStage,
+    ServicePolicy,
+    UpdatePolicy,
+)
+from metrica_fleet.rollout_reading import MAX_STAGES
 from metrica_fleet.toml_lines import MAX_FILE_BYTES
 from metrica_fleet.toml_reading import NAME_WORDS, words_for
 
@@ -34,7 +43,7 @@ _HEAD: Final = f"""\
 
 Made from src/metrica_fleet by `scripts/reference`; do not edit. A repository to copy is examples/fleet.
 
-    fleet.toml                   the fleet's name, defaults of health, limits
+    fleet.toml                   the fleet's name, defaults of health, limits, the stages of a rollout
     devices/<id>.toml            one file a device: its role, tags, variables
     roles/<role>/compose.yaml    an ordinary Compose file, and beside it whatever files it mounts
     roles/<role>/role.toml       optional: health of this role, its own checks, when it may be updated, priorities
@@ -66,6 +75,22 @@ How long a release has to come up, and how long it must then stay well. A role m
 Bounds that a release must keep, on every device.
 
 {limits}
+
+### [rollout]
+
+How a commit goes through the fleet. Without this table every device takes a commit as soon as it sees it. With it a
+device first waits for the gate, which the hub opens stage by stage; the commit's own `[rollout]` is in force for it.
+[How it decides](../how-to/rollout-rules.md).
+
+{rollout}
+
+### [[rollout.stages]]
+
+At most {max_stages}, in their order. A stage either names devices, by id or tag, or has a share; shares grow, and the
+last of them is `1.0`. A device belongs to the first stage that names it, else to the first share that its place in the
+rollout falls into; the place is a hash of the commit and its id.
+
+{stage}
 """
 
 _DEVICE: Final = f"""
@@ -147,7 +172,13 @@ figures.
 def fleet_repository() -> str:
     """Return the page."""
     page = _HEAD
-    page += _FLEET.format(health=keys(HealthPolicy), limits=keys(Limits))
+    page += _FLEET.format(
+        health=keys(HealthPolicy),
+        limits=keys(Limits),
+        rollout=keys(RolloutPolicy, but=("stages",)),
+        stage=keys(RolloutStage),
+        max_stages=MAX_STAGES,
+    )
     page += _DEVICE + _ROLE
     page += _CHECKS
     for kind, check in CHECKS.items():
@@ -157,12 +188,13 @@ def fleet_repository() -> str:
     return page
 
 
-def keys(kind: type[msgspec.Struct]) -> str:
-    """Return the table of the keys that ``kind`` reads; each has a docstring."""
-    meanings = _meanings(kind)
+def keys(kind: type[msgspec.Struct], *, but: tuple[str, ...] = ()) -> str:
+    """Return the table of the keys that ``kind`` reads, ``but`` those; each has a docstring."""
+    said = meanings(kind)
     rows = [
-        f"| `{field.name}` | {_value(field)} | {_default(field)} | {meanings[field.name]} |"
+        f"| `{field.name}` | {_value(field)} | {_default(field)} | {said[field.name]} |"
         for field in msgspec.structs.fields(kind)
+        if field.name not in but
     ]
     return "\n".join(["| key | value | default | meaning |", "| --- | --- | --- | --- |", *rows])
 
@@ -177,13 +209,17 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
             return "required"
         case str() as text:
             return f'`"{text}"`'
-        case ():
+        case () | None:
             return "none"
+        case tuple():
+            return f"`{msgspec.json.encode(field.default).decode()}`"  # pyright: ignore[reportUnknownMemberType]
+        case bool() as flag:
+            return f"`{str(flag).lower()}`"
         case number:
             return f"`{number:.10g}`" if isinstance(number, float) else f"`{number}`"
 
 
-def _meanings(kind: type) -> dict[str, str]:
+def meanings(kind: type) -> dict[str, str]:
     """Return the docstring under each field of ``kind``."""
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     if not isinstance(body, ast.ClassDef):

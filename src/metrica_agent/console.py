@@ -10,11 +10,13 @@ import argparse
 import asyncio
 import os
 import shutil
+import ssl
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
+from metrica_agent.adapters.cgroups import limits_memory
 from metrica_agent.adapters.clock import Clock
 from metrica_agent.adapters.compose import Engine
 from metrica_agent.adapters.git.remote import Remote
@@ -23,10 +25,12 @@ from metrica_agent.adapters.releases import Releases
 from metrica_agent.decisions.preflight import needs
 from metrica_agent.decisions.render import render
 from metrica_agent.decisions.standing import standing
+from metrica_agent.decisions.stopping import in_words
 from metrica_agent.decisions.world import Memory, Trial
-from metrica_agent.settings import Settings
+from metrica_agent.settings import BusSettings, Settings
+from metrica_agent.tasks.report import TAKEN_OVER_AGAIN_S
 from metrica_agent.tasks.staging import SAFE_MODE
-from metrica_agent.wiring import LEDGER, engine_environment, mirror, own_signers, safe_mode_folder
+from metrica_agent.wiring import LEDGER, bus_tls, engine_environment, mirror, own_signers, safe_mode_folder
 from metrica_fleet.errors import NotNow, Unusable
 from metrica_fleet.identity import CommitId, short
 
@@ -42,10 +46,12 @@ def status(settings: Settings, _: argparse.Namespace) -> int:
         ("device", f"{settings.device} of fleet {settings.fleet}"),
         ("role", memory.role or "-"),
         ("mode", str(where.mode)),
+        *([("stopped", in_words(memory.stop.obeyed))] if memory.stop and memory.stop.obeyed else []),
         ("wanted", f"{short(where.wanted)} {where.phase or ''}".rstrip() + _waits(memory)),
         ("confirmed", _deployed(memory)),
         ("trial", _trial(memory.trial)),
         ("last refused", _refused(memory)),
+        *claimed(path),
     ]
     for name, value in rows:
         print(f"{name:<13} {value}")
@@ -79,6 +85,37 @@ def _refused(memory: Memory) -> str:
         return "none"
     last = memory.refused[0]
     return f"{short(last.commit)} ({last.reason}): {last.message}"
+
+
+def claimed(path: Path) -> list[tuple[str, str]]:
+    """Return a row when another machine has connected under this device's name lately."""
+    clock = Clock.of_this_machine()
+    for event in recent_events(path, 200):
+        ago_s = clock.now_s() - event.uptime_s
+        if event.kind == "bus.taken_over" and event.boot_id == clock.boot_id and ago_s < 2 * TAKEN_OVER_AGAIN_S:
+            return [("claimed", f"{event.message} (told {ago_s / 60:.0f} minutes ago)")]
+    return []
+
+
+def stop_status(settings: Settings, _: argparse.Namespace) -> int:
+    """Print what is stopped here, and all that is known to be stopped; 1 when something is stopped here."""
+    stop = remembered(Path(settings.state_dir) / LEDGER).stop
+    if stop is None:
+        print("nothing was ever stopped here")
+        return 0
+    obeyed = stop.obeyed
+    done = "" if obeyed is None or stop.done else " (in progress)"
+    print(
+        f"{'here':<13} {'nothing is stopped' if obeyed is None else f'{obeyed.stop.level}: {in_words(obeyed)}'}{done}"
+    )
+    print(f"{'order':<13} {f'{stop.number}, signed by {stop.by}' if stop.number else 'none yet'}")
+    rows = [
+        *(("", one) for one in stop.ordered),
+        *((f", by STOP in commit {short(stop.commit)}", one) for one in stop.in_git),
+    ]
+    for by, one in rows:
+        print(f"{'stopped':<13} {one.scope}: {one.level}{by}{f' ({one.reason})' if one.reason else ''}")
+    return 0 if obeyed is None else 1
 
 
 def explain(settings: Settings, asked: argparse.Namespace) -> int:
@@ -123,6 +160,7 @@ async def _findings(settings: Settings) -> AsyncIterator[Found]:
     yield _state_dir(Path(settings.state_dir))
     yield _room(Path(settings.state_dir))
     yield _clock()
+    yield _memory_limits()
     async for found in _engine(settings):
         yield found
     if settings.git.require_signatures:
@@ -130,7 +168,7 @@ async def _findings(settings: Settings) -> AsyncIterator[Found]:
     yield await _safe_mode(settings)
     for url in settings.git.remotes:
         yield await _remote(settings, url)
-    yield await _broker(settings.bus.host, settings.bus.port)
+    yield await _broker(settings.bus)
     if (found := await _confirmed_files(settings)) is not None:
         yield found
 
@@ -157,6 +195,15 @@ def _clock() -> Found:
     if Clock.of_this_machine().wall() is not None:
         return Found("clock", "the wall clock is synchronised")
     return Found("clock", "not synchronised yet: events carry the time since boot; nothing else depends on it")
+
+
+def _memory_limits() -> Found:
+    if limits_memory():
+        return Found("memory limits", "the kernel can limit memory")
+    way_out = "append cgroup_enable=memory to the line in /boot/firmware/cmdline.txt, and reboot"
+    return Found(
+        "memory limits", "the memory cgroup is off: every limit in a Compose file is silently ignored", way_out
+    )
 
 
 async def _engine(settings: Settings) -> AsyncIterator[Found]:
@@ -231,15 +278,21 @@ async def _remote(settings: Settings, url: str) -> Found:
     return Found("git remote", f"{Remote(url)} offers {short(CommitId(commit))} on {settings.git.branch}")
 
 
-async def _broker(host: str, port: int) -> Found:
+async def _broker(bus: BusSettings) -> Found:
+    where, tls = f"{bus.host}:{bus.port}", bus_tls(bus)
     try:
         async with asyncio.timeout(5):
-            _, writer = await asyncio.open_connection(host, port)
+            _, writer = await asyncio.open_connection(bus.host, bus.port, ssl=None if tls is None else tls())
+    except NotNow as error:
+        return Found("broker", error.message, "put the authority there (bus.ca_file)")
+    except ssl.SSLError as error:
+        says = f"{where} answers, but not with TLS that we trust ({error.reason or error})"
+        return Found("broker", says, "bus.ca_file has to be the authority of its certificate, bus.host the name in it")
     except OSError as error:
-        says = f"{host}:{port} does not answer ({error.strerror or 'no answer in time'})"
+        says = f"{where} does not answer ({error.strerror or 'no answer in time'})"
         return Found("broker", says, "the device works on and keeps what it has to say until it is back")
     writer.close()
-    return Found("broker", f"{host}:{port} answers")
+    return Found("broker", f"{where} answers{'' if tls is None else ', by TLS that we trust'}")
 
 
 async def _confirmed_files(settings: Settings) -> Found | None:

@@ -16,10 +16,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metrica_agent.adapters.ledger import remembered
 from metrica_agent.adapters.spool import Spool
-from metrica_agent.decisions.orders import HistoryOrder, HoldOrder, Order, SafeModeOrder
+from metrica_agent.decisions.orders import HistoryOrder, HoldOrder, Order, SafeModeOrder, SignedStopOrder
+from metrica_agent.wiring import LEDGER
 from metrica_fleet.errors import Unusable
-from metrica_fleet.identity import COMMIT_PATTERN, CommitId
+from metrica_fleet.identity import COMMIT_PATTERN, CommitId, FleetId
+from metrica_fleet.signed import parted
+from metrica_fleet.stop import understood
 
 if TYPE_CHECKING:
     import argparse
@@ -31,6 +35,7 @@ LOCK = "agent.lock"
 BELL = signal.SIGUSR1
 PATIENCE_S = 15.0
 LOOK_S = 0.1
+OBEYED = "the agent obeys; metrica-agent status shows how far it is"
 
 
 def safe_mode(settings: Settings, asked: argparse.Namespace) -> int:
@@ -55,22 +60,43 @@ def accept_history(settings: Settings, asked: argparse.Namespace) -> int:
     return _give(settings, HistoryOrder(commit=CommitId(asked.commit), reason=asked.reason))
 
 
-def _give(settings: Settings, order: Order) -> int:
+def obey(settings: Settings, asked: argparse.Namespace) -> int:
+    """Hand a signed stop order to the agent: for a device without a network. 1 when it refuses it.
+
+    Raises:
+        Unusable: ``order-unreadable``, ``not-signed``, or why it is no stop order of this fleet.
+    """
+    try:
+        signed = parted(asked.file.read_bytes())
+    except OSError as error:
+        raise Unusable(f"{asked.file}: {error.strerror}", reason="order-unreadable") from error
+    number = understood(signed.text, FleetId(settings.fleet)).number
+    _give(settings, SignedStopOrder(text=signed.text, signature=signed.signature), obeyed="the agent has judged it")
+    stop = remembered(Path(settings.state_dir) / LEDGER).stop
+    if stop is None or stop.number != number:
+        known = f"; order {stop.number} is known here" if stop is not None else ""
+        print(f"order {number} is not obeyed{known}; metrica-agent status tells why", file=sys.stderr)
+        return 1
+    print(f"order {number} is obeyed; metrica-agent stop-status shows what is stopped")
+    return 0
+
+
+def _give(settings: Settings, order: Order, *, obeyed: str = OBEYED) -> int:
     """Write the order down and wait for the agent to obey it; 0 as well when it will do so once it runs."""
     spool = Spool(Path(settings.state_dir) / SPOOL)
     order_id = spool.give(order)
-    _ring(Path(settings.state_dir) / LOCK)
+    ring(Path(settings.state_dir) / LOCK)
     deadline_s = time.monotonic() + PATIENCE_S
     while spool.is_waiting(order_id):
         if time.monotonic() > deadline_s:
             print("ordered; no agent has taken it yet: it will, before anything else, once it runs", file=sys.stderr)
             return 0
         time.sleep(LOOK_S)
-    print("the agent obeys; metrica-agent status shows how far it is")
+    print(obeyed)
     return 0
 
 
-def _ring(lock: Path) -> None:
+def ring(lock: Path) -> None:
     """Wake the agent that holds ``lock``. Where none does, or it is another user's, it looks by itself later."""
     with suppress(OSError, ValueError), lock.open(encoding="ascii") as held:
         try:

@@ -1,8 +1,7 @@
-"""``metrica-agent``: who is wired to whom, and what a person at the console may ask."""
+"""``metrica-agent``: who is wired to whom."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import fcntl
 import os
@@ -21,6 +20,7 @@ import structlog
 from metrica_agent.adapters.bus import Broker, Bus
 from metrica_agent.adapters.clock import Clock
 from metrica_agent.adapters.compose import Engine
+from metrica_agent.adapters.hardware import this_machine
 from metrica_agent.adapters.host import Host, Sources
 from metrica_agent.adapters.ledger import Ledger
 from metrica_agent.adapters.leftovers import Leftovers
@@ -29,7 +29,7 @@ from metrica_agent.adapters.releases import Releases
 from metrica_agent.adapters.spool import Spool
 from metrica_agent.adapters.systemd import Supervisor
 from metrica_agent.adapters.watchman import Watchman
-from metrica_agent.console_orders import BELL, LOCK, SPOOL, accept_history, hold, safe_mode
+from metrica_agent.console_orders import BELL, LOCK, SPOOL
 from metrica_agent.decisions.guarding import LOOK_S, START_S
 from metrica_agent.durable import Disk
 from metrica_agent.reserve import Reserve
@@ -37,11 +37,22 @@ from metrica_agent.settings import DEFAULT_FILE, Settings, read_settings
 from metrica_agent.tasks.cleaning import first_aid
 from metrica_agent.tasks.device import run_device
 from metrica_agent.tasks.guard import Patience
+from metrica_agent.tasks.notary import Notary
 from metrica_agent.tasks.orders import Orders
 from metrica_agent.tasks.parts import Identity, Pace, Parts
 from metrica_agent.tasks.staging import Staging
 from metrica_agent.wake import Wake
-from metrica_agent.wiring import LEDGER, engine_environment, mirror, own_signers, require_remotes, safe_mode_folder
+from metrica_agent.wiring import (
+    LEDGER,
+    bus_tls,
+    engine_environment,
+    mirror,
+    own_signers,
+    require_remotes,
+    safe_mode_folder,
+    spare_signers,
+    verified,
+)
 from metrica_fleet import __version__, logs
 from metrica_fleet.errors import FleetError, NotNow, Unusable
 from metrica_fleet.identity import FleetId
@@ -49,7 +60,6 @@ from metrica_fleet.retry import full_jitter
 
 log = structlog.stdlib.get_logger(__name__)
 
-ABOUT = "Converges this device towards its fleet's commit, or takes it back."
 THREADS = 4
 """For file work and name look-ups: each thread costs memory for ever."""
 START_BASE_S = 1.0
@@ -61,58 +71,33 @@ EXIT_USAGE = 2
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 well, 1 the answer is no, 2 a mistake in the call or the settings, 3 stuck."""
-    asked = _parser().parse_args(arguments)
+    file, command = command_of(sys.argv[1:] if arguments is None else arguments)
     try:
-        settings = read_settings(asked.config, os.environ)
-        require_remotes(settings, asked.config)
-        sys.exit(asked.command(settings, asked))
+        settings = read_settings(file, os.environ)
+        require_remotes(settings, file)
+        sys.exit(command(settings))
     except FleetError as error:
         print(f"metrica-agent: {error.message}", file=sys.stderr)
         sys.exit(EXIT_USAGE if isinstance(error, Unusable) else EXIT_FAILED)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="metrica-agent", description="Converges this device towards its fleet's commit."
-    )
-    parser.add_argument("--version", action="version", version=f"metrica-agent {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="name")
+def command_of(arguments: Sequence[str]) -> tuple[Path, Callable[[Settings], int]]:
+    """Return where the settings are, and what to do with them.
 
-    def command(name: str, about: str, run: Callable[[Settings, argparse.Namespace], int]) -> argparse.ArgumentParser:
-        one = commands.add_parser(name, help=about, description=about)
-        one.add_argument("--config", type=Path, default=DEFAULT_FILE, metavar="FILE", help="default: %(default)s")
-        one.set_defaults(command=run)
-        return one
+    The call of a service is read without the parser for people: a process keeps what it imports, that one 0.4 MiB.
+    """
+    match arguments:
+        case ["run"]:
+            return DEFAULT_FILE, _run
+        case ["run", "--config", file]:
+            return Path(file), _run
+        case _:
+            from metrica_agent.command_line import understood  # noqa: PLC0415 - see above
 
-    command("run", "Run the agent until it is told to stop.", _run)
-    command("status", "Print what this device runs and wants.", _answer)
-    explaining = command("explain", "Print the last decisions, with the rule and the facts behind each.", _answer)
-    explaining.add_argument("-n", type=int, default=5, dest="limit", metavar="N", help="how many (default: 5)")
-    command("check", "Print what is wrong with this installation, in words.", _answer)
-    for name, about, run in (
-        ("safe-mode", "Enter safe mode (the stack that always works runs, updates wait), or leave it.", safe_mode),
-        ("hold", "Let nothing change on this device, or go on.", hold),
-    ):
-        ordering = command(name, about, run)
-        ordering.add_argument("state", choices=("on", "off"))
-        _reason(ordering)
-    accepting = command("accept-history", "Let a commit follow although the branch was rewritten.", accept_history)
-    accepting.add_argument("commit", metavar="COMMIT", help="all 40 digits")
-    _reason(accepting)
-    return parser
+            return understood(arguments, run=_run)
 
 
-def _reason(ordering: argparse.ArgumentParser) -> None:
-    ordering.add_argument("--reason", required=True, metavar="TEXT", help="why; it is told with the order")
-
-
-def _answer(settings: Settings, asked: argparse.Namespace) -> int:
-    from metrica_agent.console import check, explain, status  # noqa: PLC0415 the agent itself has no room for it
-
-    return {"status": status, "explain": explain, "check": check}[asked.name](settings, asked)
-
-
-def _run(settings: Settings, _: argparse.Namespace) -> int:
+def _run(settings: Settings) -> int:
     logs.set_up("info")
     structlog.contextvars.bind_contextvars(device=settings.device)
     supervisor = Supervisor.of(os.environ)
@@ -251,10 +236,12 @@ async def _device(settings: Settings, watchman: Watchman) -> None:
             clock=clock,
             vitals=host.vitals,
             orders=Orders(spool=Spool(state_dir / SPOOL), wake=orders_given, now_s=clock.now_s, chance=chance),
+            notary=Notary(verify=verified, own=spare_signers(settings)),
             chance=chance,
             limits=settings.strain,
             reserve=reserve,
             own_signers=signers,
+            machine=this_machine(),
             watchman=watchman,
             patience=Patience(
                 look_s=min(LOOK_S, settings.guard.blocked_s / 6),
@@ -262,9 +249,16 @@ async def _device(settings: Settings, watchman: Watchman) -> None:
                 slack_s=settings.guard.slack_s,
             ),
             last_words=watchman.last_words,
+            reboot=_reboot,
             on_told=watchman.told,
         )
         await run_device(parts)
+
+
+async def _reboot() -> None:
+    from metrica_agent.adapters.power import reboot  # noqa: PLC0415 - hardly ever needed
+
+    await reboot()
 
 
 async def _with_room(
@@ -308,4 +302,4 @@ def _host(settings: Settings, clock: Clock, engine: Engine) -> Host:
 def _broker(settings: Settings) -> Broker:
     bus = settings.bus
     password_file = Path(bus.password_file) if bus.password_file else None
-    return Broker(host=bus.host, port=bus.port, username=bus.username, password_file=password_file)
+    return Broker(host=bus.host, port=bus.port, username=bus.username, password_file=password_file, tls=bus_tls(bus))

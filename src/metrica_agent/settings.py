@@ -25,10 +25,15 @@ class GitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Where the fleet repository is; the remotes are asked in order."""
 
     remotes: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    """Addresses of the fleet repository, https or ssh, the one to be asked first in front."""
     branch: str = "main"
+    """Which branch the device follows."""
     poll_s: Seconds = 60.0
+    """How often it asks, with a little chance in it; a nudge of the hub comes on top."""
     ssh_key_file: str | None = None
+    """The private key for ssh remotes."""
     known_hosts_file: str = "/etc/metrica/known_hosts"
+    """The host keys of ssh remotes; a host that is not in it is not spoken to."""
     answer_s: Seconds = 20.0
     """How long a remote may take to say what its branch points at."""
     fetch_s: Seconds = 60.0
@@ -45,15 +50,24 @@ class BusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Where the broker is. Without one the device works on and keeps what it has to say."""
 
     host: str
+    """Its name or address."""
     port: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 1883
+    """Its port for MQTT."""
     username: str | None = None
+    """The device's id, by the access rules that come with the product."""
     password_file: str | None = None
+    """A file that holds the password, readable for root alone."""
+    tls: bool = False
+    """Whether the broker is spoken to by TLS; the system's authorities are trusted where ``ca_file`` names no other."""
+    ca_file: str | None = None
+    """The authority that signed the broker's certificate; with it TLS is meant."""
 
 
 class ComposeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the container engine is used."""
 
     project: Name = "metrica"
+    """The name of the Compose project, the same for every release."""
     docker_host: str | None = None
     """As ``DOCKER_HOST``; the environment's, or Docker's own default, when unset."""
 
@@ -91,7 +105,9 @@ class CleaningSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     log_folders: tuple[str, ...] = ("/var/log",)
     """Rotated logs (``*.gz``, ``*.1`` ...) below these."""
     journal_folder: str = "/var/log/journal"
+    """Where systemd's journal is."""
     journal_kept_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**50)] = 64 * 1024 * 1024
+    """So much of it stays."""
 
 
 class HostSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -102,15 +118,20 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     reserve_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**40)] = 32 * 1024 * 1024
     """Set aside on disk, so that the agent can always write its own state; at most 2 % of the disk."""
     thermal_zones: str = "/sys/class/thermal"
+    """The folder of the thermal zones; the hottest counts."""
     throttled_file: str = "/sys/devices/platform/soc/soc:firmware/get_throttled"
+    """What the firmware says of supply and throttling; where it is not there, ``vcgencmd`` is asked."""
     memory_pressure_file: str = "/proc/pressure/memory"
+    """The kernel's measure of memory pressure."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``agent.toml``."""
 
     fleet: Name
+    """The fleet's name."""
     device: DeviceName
+    """Which device this is: the name of its file in the fleet repository, ``devices/pi-01.toml``."""
     git: GitSettings
     bus: BusSettings
     compose: ComposeSettings = ComposeSettings()
@@ -121,8 +142,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     host: HostSettings = HostSettings()
     drift: DriftSettings = DriftSettings()
     state_dir: str = "/var/lib/metrica"
+    """Ledger, releases, mirror, and the data of workloads."""
     heartbeat_s: Seconds = 60.0
+    """Between heartbeats; five times as long on a machine that is strained."""
     sample_s: Seconds = 2.0
+    """Between looks at the containers while something is going on."""
 
 
 def read_settings(path: Path, environment: Mapping[str, str]) -> Settings:

@@ -25,37 +25,52 @@ class Wake:
     def __init__(self, now_s: Callable[[], float], pulse: Pulse | None = None) -> None:
         self._now_s = now_s
         self._pulse = pulse or Pulse()
-        self._nudged = asyncio.Event()
+        self._nudged = False
+        self._waiting: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def clear(self) -> None:
         """Forget all nudges so far. Call it before looking, never after."""
-        self._nudged.clear()
+        self._nudged = False
 
     def nudge(self) -> None:
         """Make the present or the next ``wait_until`` return at once; often is the same as once."""
         if self._loop is None or self._loop is _running_loop():
-            self._nudged.set()
+            self._nudge()
         else:
-            self._loop.call_soon_threadsafe(self._nudged.set)
+            self._loop.call_soon_threadsafe(self._nudge)
+
+    def _nudge(self) -> None:
+        self._nudged = True
+        _awaken(self._waiting)
 
     async def wait_until(self, deadline_s: float | None) -> None:
         """Return once nudged since ``clear``, or at ``deadline_s`` on the clock (``None``: never)."""
         self._loop = asyncio.get_running_loop()
         self._pulse.back_within(None if deadline_s is None else max(0.0, deadline_s - self._now_s()), "waits")
-        await self._woken(deadline_s)
+        await self._woken(self._loop, deadline_s)
         self._pulse.works()
 
-    async def _woken(self, deadline_s: float | None) -> None:
-        while not self._nudged.is_set():
+    async def _woken(self, loop: asyncio.AbstractEventLoop, deadline_s: float | None) -> None:
+        """One future and one timer, where ``Event`` and ``timeout`` take six of either: all loops wait here."""
+        while not self._nudged:
             left_s = None if deadline_s is None else deadline_s - self._now_s()
             if left_s is not None and left_s <= 0:
                 return
+            waiting = self._waiting = loop.create_future()
+            timer = None if left_s is None else loop.call_later(left_s, _awaken, waiting)
             try:
-                async with asyncio.timeout(left_s):
-                    await self._nudged.wait()
-            except TimeoutError:
-                continue  # the loop's timer is not the clock that the deadline is on: ask that one again
+                # The loop's timer is not the clock that the deadline is on: that one is asked again.
+                await waiting
+            finally:
+                self._waiting = None
+                if timer is not None:
+                    timer.cancel()
+
+
+def _awaken(waiting: asyncio.Future[None] | None) -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(None)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from metrica_agent.adapters.git import Bounds, GitMirror, SshOptions
 from metrica_agent.adapters.git.remote import Remote
+from metrica_agent.certificates import trust
+from metrica_agent.decisions.trust import usable
 from metrica_agent.tasks.staging import SHIPPED_SAFE_MODE
-from metrica_fleet.errors import Unusable
+from metrica_fleet.errors import NotNow, Unusable
 from metrica_fleet.signers import require_somebody
 
 if TYPE_CHECKING:
-    from metrica_agent.settings import Settings
+    import ssl
+    from collections.abc import Callable
+
+    from metrica_agent.settings import BusSettings, Settings
 
 LEDGER: Final = "agent.sqlite"
 
@@ -22,6 +29,19 @@ def engine_environment(settings: Settings) -> dict[str, str]:
     """Return our environment with what the settings say of the container engine; Compose sees only a part of it."""
     host = settings.compose.docker_host
     return dict(os.environ) | ({} if host is None else {"DOCKER_HOST": host})
+
+
+def bus_tls(bus: BusSettings) -> Callable[[], ssl.SSLContext] | None:
+    """Return what makes the context for the broker's TLS, at each connection; ``None`` where there is no TLS."""
+    return partial(_trusted, bus.ca_file) if bus.tls or bus.ca_file is not None else None
+
+
+def _trusted(ca_file: str | None) -> ssl.SSLContext:
+    try:
+        return trust(ca_file)
+    except OSError as error:  # one of ssl's, too
+        message = f"{ca_file or 'the system'}: the broker's authority can't be read: {error.strerror or error}"
+        raise NotNow(message, reason="bus-credentials") from error
 
 
 def safe_mode_folder(settings: Settings) -> Path:
@@ -71,3 +91,28 @@ def own_signers(settings: Settings) -> str | None:
         raise Unusable(f"{name}: {error.strerror}; {way_out} to false", reason="signers-unusable") from error
     require_somebody(content, at=None, name=name)
     return content.decode()
+
+
+def spare_signers(settings: Settings) -> str | None:
+    """Return the device's own ``allowed_signers`` if it can be used, whether commits need a signature or not.
+
+    Orders need one always: it counts until a commit brings another.
+    """
+    try:
+        return usable(Path(settings.git.allowed_signers_file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+async def verified(text: bytes, signature: bytes, signers: str, *, namespace: str, at: str) -> str:
+    """Return who of ``signers`` has signed ``text``, found out by ssh-keygen in a thread. Raises Unusable or NotNow."""
+    return await asyncio.to_thread(_verified, text, signature, signers, namespace, at)
+
+
+def _verified(text: bytes, signature: bytes, signers: str, namespace: str, at: str) -> str:
+    from metrica_agent.signatures import require_signer  # noqa: PLC0415 - seldom needed, and not small
+
+    way_out = "have it signed by somebody who is in allowed_signers for this"
+    return require_signer(
+        text, signature, signers, namespace=namespace, at=at, what=f"the {namespace} text", way_out=way_out
+    )

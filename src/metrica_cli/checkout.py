@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from metrica_cli.trouble import Exit, Trouble
+from metrica_fleet import signers, stop
 from metrica_fleet.definition import Problem
 from metrica_fleet.toml_lines import MAX_FILE_BYTES
 
@@ -14,14 +15,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_FILES: Final = 50_000
+_READ: Final = frozenset({signers.FILE, stop.FILE})
 _FOLDERS: Final = ("devices", "roles")
 
 
 def read_checkout(root: Path) -> tuple[dict[str, bytes], list[Problem]]:
     """Return path → content of what matters under ``root``, and what is wrong with the files as files.
 
-    TOML files are read; of every other file in ``devices/`` and ``roles/`` only the name counts, and its content
-    is given as empty.
+    TOML files are read, and ``allowed_signers`` and ``STOP``; of every other file in ``devices/`` and ``roles/`` only
+    the name counts, and its content is given as empty.
 
     Raises:
         Trouble: there is no such folder, it can't be read, or it holds too much to be a fleet repository.
@@ -34,7 +36,7 @@ def read_checkout(root: Path) -> tuple[dict[str, bytes], list[Problem]]:
             raise Trouble(message, code=Exit.USAGE, why="that is no fleet repository", advice="metrica lint DIR")
         name = path.relative_to(root).as_posix()
         files[name] = b""
-        if path.suffix == ".toml":
+        if path.suffix == ".toml" or name in _READ:
             try:
                 files[name] = _content(path)
             except OSError as error:

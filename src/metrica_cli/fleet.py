@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
-from metrica_cli.table import age, clean, speaks_unicode, table
+from metrica_cli.look import Look
+from metrica_cli.table import Cell, age, clean, span, table
 from metrica_fleet.identity import short
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from metrica_cli.hub import Json
+    from metrica_cli.values import Json
 
 DEVICE_HEADS: Final = ("DEVICE", "ROLE", "CONNECTION", "MODE", "COMMIT", "WANTED", "PHASE", "SEEN", "WHY")
+WIDE_HEADS: Final = (*DEVICE_HEADS[:-1], "TAGS", "AGENT", "HEAT", "DISK", "UP", "WHY")
+LOAD_HEADS: Final = ("DEVICE", "HEAT", "MEMORY FREE", "DISK FREE", "SLOWED BY", "UP", "SEEN")
 EVENT_HEADS: Final = ("AGE", "DEVICE", "KIND", "REASON", "COMMIT", "MESSAGE")
 
-_MARKS: Final = {
-    "online": "●",
-    "offline": "○",
-    "never-seen": "○",
-    "trial": "◐",
-    "confirmed": "✔",
-    "refused": "✖",
-    "degraded": "▲",
-    "halted": "■",
-}
+Sort = Literal["problems", "name", "age", "role"]
+
 _BAD_MODES: Final = {"halted": 0, "safe": 0, "rolling-back": 1, "degraded": 1}
 _UNDERWAY: Final = frozenset({"staged", "preflighted", "trial"})
 _SLOWED: Final = {
@@ -37,22 +32,97 @@ _SLOWED: Final = {
 _GIB: Final = 1024**3
 
 
-def device_rows(devices: Sequence[Json], now: datetime) -> list[tuple[str, ...]]:
-    """Return a row for each of ``devices``, problems first."""
+def device_rows(
+    devices: Sequence[Json], now: datetime, look: Look, *, wide: bool = False
+) -> list[tuple[str | Cell, ...]]:
+    """Return a row for each of ``devices``, in their order."""
+    return [(*_device_row(device, now, look), *(_wide(device) if wide else ()), _why(device)) for device in devices]
+
+
+def sorted_devices(devices: Sequence[Json], by: Sort) -> list[Json]:
+    """Return ``devices`` sorted: problems first, by name, or those that were last heard longest ago first."""
+    match by:
+        case "name":
+            return sorted(devices, key=lambda device: _text(device, "device"))
+        case "age":
+            return sorted(devices, key=lambda device: (_known(device, "last_seen_at") or "", _text(device, "device")))
+        case "role":
+            return sorted(devices, key=lambda device: (_text(device, "role"), _text(device, "device")))
+        case _:
+            return sorted(devices, key=_urgency)
+
+
+def change_of(device: Json) -> str:
+    """Return in one line how a device is now."""
+    words = [_connection(device, Look()).text, _text(device, "mode"), short(_known(device, "commit"))]
+    phase = _known(device, "phase")
+    wanted = [f"{short(_known(device, 'wanted_commit'))} {phase}"] if phase not in {None, "confirmed"} else []
+    why = _why(device)
+    return "  ".join([_text(device, "device"), *words, *wanted, *([why] if why else [])])
+
+
+def load_rows(devices: Sequence[Json], now: datetime) -> list[tuple[str | Cell, ...]]:
+    """Return what each device's machine has left, the hottest first."""
     return [
         (
             _text(device, "device"),
-            _text(device, "role"),
-            marked(_text(device, "connection")),
-            _text(device, "mode"),
-            short(_known(device, "commit")),
-            short(_known(device, "wanted_commit")),
-            marked(_text(device, "phase")),
+            _celsius(vitals.get("temperature_celsius")),
+            _gib(vitals.get("memory_available_bytes")),
+            _disk(vitals),
+            _slowed(vitals),
+            _uptime(device),
             age(_known(device, "last_seen_at"), now),
-            _why(device),
         )
-        for device in sorted(devices, key=_urgency)
+        for device in sorted(devices, key=_heat)
+        for vitals in [_vitals(device)]
     ]
+
+
+def _device_row(device: Json, now: datetime, look: Look) -> tuple[str | Cell, ...]:
+    mode = _text(device, "mode")
+    return (
+        _text(device, "device"),
+        _text(device, "role"),
+        _connection(device, look),
+        Cell(mode, look.marked(mode).style),
+        short(_known(device, "commit")),
+        short(_known(device, "wanted_commit")),
+        look.marked(_text(device, "phase")),
+        age(_known(device, "last_seen_at"), now),
+    )
+
+
+def _wide(device: Json) -> tuple[str, ...]:
+    vitals = _vitals(device)
+    return (
+        _tags(device),
+        _text(device, "agent_version"),
+        _celsius(vitals.get("temperature_celsius")),
+        _gib(vitals.get("disk_free_bytes")),
+        _uptime(device),
+    )
+
+
+def _heat(device: Json) -> tuple[float, str]:
+    heat = _vitals(device).get("temperature_celsius")
+    return (-heat if isinstance(heat, int | float) else 1e9), _text(device, "device")
+
+
+def _vitals(device: Json) -> Json:
+    return cast("Json", device["vitals"]) if isinstance(device.get("vitals"), dict) else {}
+
+
+def _tags(device: Json) -> str:
+    return ", ".join(str(tag) for tag in cast("list[object]", device.get("tags") or ())) or "-"
+
+
+def _slowed(vitals: Json) -> str:
+    return ", ".join(words for key, words in _SLOWED.items() if vitals.get(key)) or "-"
+
+
+def _uptime(device: Json) -> str:
+    up = device.get("uptime_s")
+    return span(up) if isinstance(up, int | float) else "-"
 
 
 def event_rows(events: Sequence[Json], now: datetime) -> list[tuple[str, ...]]:
@@ -70,9 +140,16 @@ def event_rows(events: Sequence[Json], now: datetime) -> list[tuple[str, ...]]:
     ]
 
 
-def device_page(device: Json, events: Sequence[Json], now: datetime, *, width: int | None) -> str:
+def event_line(event: Json) -> str:
+    """Return an event as one line of a log: when, by the hub's clock where the device knew no time."""
+    at = str(_known(event, "at") or _known(event, "received_at") or "-").partition(".")[0].removesuffix("Z")
+    words = [at, _text(event, "device"), _text(event, "kind"), _known(event, "reason"), _known(event, "message")]
+    return clean("  ".join(word for word in words if word))
+
+
+def device_page(device: Json, events: Sequence[Json], now: datetime, look: Look, *, width: int | None) -> str:
     """Return everything about one device: facts, why it is not where it should be, its last events."""
-    facts = [(f"{name}:", value) for name, value in _facts(device, now) if value != "-"]
+    facts = [(f"{name}:", value) for name, value in _facts(device, now, look) if value != "-"]
     parts = [table((), facts, width=width)]
     if events:
         heads = tuple(head for head in EVENT_HEADS if head != "DEVICE")
@@ -81,31 +158,49 @@ def device_page(device: Json, events: Sequence[Json], now: datetime, *, width: i
     return "\n\n".join(parts)
 
 
-def marked(word: str) -> str:
-    """Return ``word`` with its mark before it, where the terminal can show it."""
-    mark = _MARKS.get(word)
-    return f"{mark} {word}" if mark and speaks_unicode() else word
-
-
-def _facts(device: Json, now: datetime) -> list[tuple[str, str]]:
-    vitals = cast("Json", device.get("vitals")) if isinstance(device.get("vitals"), dict) else {}
+def _facts(device: Json, now: datetime, look: Look) -> list[tuple[str, str]]:
+    vitals = _vitals(device)
     return [
         ("device", _text(device, "device")),
         ("role", _text(device, "role")),
-        ("tags", ", ".join(str(tag) for tag in cast("list[object]", device.get("tags") or ())) or "-"),
-        ("connection", marked(_text(device, "connection"))),
-        ("seen", age(_known(device, "last_seen_at"), now)),
+        ("tags", _tags(device)),
+        ("connection", f"{_connection(device, look).text} ({_text(device, 'connection_reason')})"),
+        ("claimed by", _claimants(device, now)),
+        ("last heard", age(_known(device, "last_seen_at"), now)),
         ("mode", _text(device, "mode")),
+        ("stopped", _stopped(device)),
         ("confirmed", short(_known(device, "commit"))),
         ("release", short(_known(device, "release"))),
-        ("wanted", f"{short(_known(device, 'wanted_commit'))} {marked(_text(device, 'phase'))}".removesuffix(" -")),
+        (
+            "wanted",
+            f"{short(_known(device, 'wanted_commit'))} {look.marked(_text(device, 'phase')).text}".removesuffix(" -"),
+        ),
         ("why", _why(device) or "-"),
         ("agent", _text(device, "agent_version")),
         ("disk free", _disk(vitals)),
         ("memory free", _gib(vitals.get("memory_available_bytes"))),
         ("temperature", _celsius(vitals.get("temperature_celsius"))),
-        ("slowed by", ", ".join(words for key, words in _SLOWED.items() if vitals.get(key)) or "-"),
+        ("slowed by", _slowed(vitals)),
     ]
+
+
+def _connection(device: Json, look: Look) -> Cell:
+    return look.marked("claimed" if device.get("claimants") else _text(device, "connection"))
+
+
+def _claimants(device: Json, now: datetime) -> str:
+    """Return the machines that go by this name, where there are several: their boot ids, and when each was heard."""
+    found = cast("list[Json]", device.get("claimants") or [])
+    return "; ".join(f"{_text(one, 'boot_id')}, heard {age(_known(one, 'last_heard_at'), now)}" for one in found) or "-"
+
+
+def _stopped(device: Json) -> str:
+    """Return how far an emergency stop has it stopped."""
+    level = _known(device, "stop_level")
+    if level is None:
+        return "-"
+    by = "the file STOP in Git" if device.get("stop_source") == "git" else f"order {_text(device, 'stop_number')}"
+    return f"{level}, by {by}{'' if device.get('stop_done') else '; not yet at rest'}"
 
 
 def _disk(vitals: Json) -> str:
@@ -118,6 +213,8 @@ def _disk(vitals: Json) -> str:
 def _why(device: Json) -> str:
     """Return why a device is not where it should be, empty when it is."""
     said = ": ".join(part for part in (_known(device, "reason"), _known(device, "message")) if part)
+    if _known(device, "stop_level") is not None:
+        return clean(f"stopped: {_stopped(device)}{f'; {said}' if said else ''}")
     refused: object = device.get("refused")
     if not said and isinstance(refused, dict):
         refusal = cast("Json", refused)
@@ -131,7 +228,7 @@ def _urgency(device: Json) -> tuple[int, str]:
         return 0, name
     if mode in _BAD_MODES:
         return _BAD_MODES[mode], name
-    if _text(device, "connection") != "online":
+    if _text(device, "connection") != "online" or device.get("claimants"):
         return 2, name
     return (3 if mode == "trial" or phase in _UNDERWAY else 4), name
 

@@ -1,30 +1,57 @@
-"""The hub's REST API, as far as operators look: one request at a time, with a deadline and a bound."""
+"""The hub's REST API as operators use it: requests with a deadline and a bound, streams that go on by themselves.
+
+What a request means to the person (whether it failed, why, with which exit code) is decided here, once.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import random
+import uuid
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 
+from metrica_cli.sse import Message, messages
 from metrica_cli.trouble import Exit, Trouble
+from metrica_cli.values import Json
+from metrica_fleet.retry import full_jitter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
-    from aiohttp import ClientSession
-
-Json = dict[str, Any]
+    from aiohttp import ClientResponse, ClientSession
 
 _MAX_BYTES: Final = 64 * 1024 * 1024
+_LINE_BYTES: Final = 1024 * 1024
+"""Of a stream."""
 _PAGE: Final = 1000
-_CODES: Final = {401: Exit.NOT_ALLOWED, 403: Exit.NOT_ALLOWED, 404: Exit.NOT_FOUND, 504: Exit.TIMED_OUT}
-_OK: Final = 200
+_CODES: Final = {
+    400: Exit.USAGE,
+    401: Exit.NOT_ALLOWED,
+    403: Exit.NOT_ALLOWED,
+    404: Exit.NOT_FOUND,
+    422: Exit.USAGE,
+    429: Exit.NOT_ALLOWED,
+    504: Exit.TIMED_OUT,
+}
+_OK: Final = range(200, 300)
+_MOVED: Final = range(300, 400)
+_NO_CONTENT: Final = 204
+_UNKNOWN_TOKEN: Final = 401
 _NOT_FOUND: Final = 404
+_ITS_OWN_TROUBLE: Final = 500
+_LISTS: Final = frozenset({"/devices", "/events"})
+"""What every hub has."""
 _MAX_TIMEOUT_S: Final = 86_400.0
+_SILENCE_S: Final = 60.0
+"""A stream is pinged every 15 s: past this it is dead."""
+_BASE_S: Final = 0.5
+_CAP_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +60,8 @@ class Answer:
 
     body: Json
     now: datetime
+    location: str | None = None
+    """Of what was made."""
 
     @property
     def items(self) -> list[Json]:
@@ -48,6 +77,7 @@ class Hub:
 
     address: str
     timeout_s: float
+    token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse a time in which nothing can be answered.
@@ -59,66 +89,213 @@ class Hub:
             what = f"--timeout {self.timeout_s:g} is no time to wait"
             raise Trouble(what, code=Exit.USAGE, advice=f"--timeout 10 (up to {_MAX_TIMEOUT_S:g})")
 
-    def get(self, path: str) -> Answer:
+    def get(self, path: str, query: Mapping[str, str] | None = None) -> Answer:
         """Return one resource.
 
         Raises:
             Trouble: the hub can't be reached, or says no.
         """
-        return asyncio.run(self._in_time(path, None))
+        return asyncio.run(self.ask("GET", path, query=query))
 
-    def get_list(self, path: str, limit: int | None = None) -> Answer:
+    def get_list(self, path: str, limit: int | None = None, query: Mapping[str, str] | None = None) -> Answer:
         """Return the first ``limit`` items of a list, or all, as one answer with the cursor behind them.
 
         Raises:
             Trouble: the hub can't be reached, or says no.
         """
-        return asyncio.run(self._in_time(path, limit or 0))
+        return asyncio.run(self.ask_list(path, limit, query))
 
-    async def _in_time(self, path: str, limit: int | None) -> Answer:
+    def post(self, path: str, body: Json | str | None = None) -> Answer:
+        """Make something of ``body``: JSON, or plain text. Raises as ``get``."""
+        return asyncio.run(self.ask("POST", path, body=body))
+
+    def delete(self, path: str) -> Answer:
+        """Remove something. Raises as ``get``."""
+        return asyncio.run(self.ask("DELETE", path))
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Json | str | None = None,
+    ) -> Answer:
+        """Return what the hub says to one request. Raises as ``get``."""
+        async with self._reached() as session:
+            return await self._one(session, method, path, query or {}, body)
+
+    async def ask_list(
+        self,
+        path: str,
+        limit: int | None = None,
+        query: Mapping[str, str] | None = None,
+        *,
+        enough: Callable[[Answer], bool] = lambda _: False,
+    ) -> Answer:
+        """Follow the cursors until there are ``limit`` items, or it is ``enough``, or no more. Raises as ``get``."""
+        items: list[Json] = []
+        asked = dict(query or {})
+        async with self._reached() as session:
+            while True:
+                asked["limit"] = str(min(limit - len(items), _PAGE) if limit else _PAGE)
+                answer = await self._one(session, "GET", path, asked, None)
+                items += answer.items
+                following, whole = answer.body.get("next"), Answer({**answer.body, "items": items}, answer.now)
+                full = bool(limit) and len(items) >= (limit or 0)
+                if not isinstance(following, str) or not answer.items or full or enough(whole):
+                    return whole
+                asked["after"] = following
+
+    async def follow(
+        self,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        *,
+        since: str | None = None,
+        on_break: Callable[[str], None] = lambda _: None,
+    ) -> AsyncGenerator[Message]:
+        """Yield what a stream tells, from ``since`` on; one that breaks is asked to go on, until it is all.
+
+        ``on_break`` is told why, each time. Whoever closes the generator ends it.
+
+        Raises:
+            Trouble: the hub can't be reached at first, or says no.
+        """
+        from aiohttp import ClientError  # noqa: PLC0415 see _reached
+
+        last, attempt, heard = since, 0, False
+        while True:
+            try:
+                async with self._streamed(path, query or {}, last) as response:
+                    heard = True
+                    if response.status == _NO_CONTENT:
+                        return  # there is no more of it
+                    async for message in messages(response.content):
+                        attempt = 0
+                        last = message.id or last
+                        yield message
+                why = "the hub ended the stream"
+            except (ClientError, OSError, TimeoutError, ValueError) as error:
+                if not heard:
+                    raise self._unreachable(error) from error
+                why = _sentence(error)
+            except Trouble as trouble:
+                if not heard or trouble.code is not Exit.NO:
+                    raise
+                why = trouble.what
+            on_break(why)
+            await asyncio.sleep(full_jitter(attempt, random.random(), _BASE_S, _CAP_S))  # noqa: S311 - spreads only
+            attempt += 1
+
+    async def opens(self, path: str) -> None:
+        """Make sure that a stream opens. Raises as ``get``."""
+        from aiohttp import ClientError  # noqa: PLC0415 see _reached
+
+        try:
+            async with asyncio.timeout(self.timeout_s), self._streamed(path, {}, None):
+                return
+        except TimeoutError as error:
+            what = f"{path} did not open within {self.timeout_s:g} s"
+            raise Trouble(what, code=Exit.TIMED_OUT) from error
+        except (ClientError, OSError, ValueError) as error:
+            raise self._unreachable(error) from error
+
+    @asynccontextmanager
+    async def _streamed(self, path: str, query: Mapping[str, str], last: str | None) -> AsyncGenerator[ClientResponse]:
+        from aiohttp import ClientSession, ClientTimeout  # noqa: PLC0415 see _reached
+
+        headers = {"Accept": "text/event-stream", **self._authorization()}
+        if last is not None:
+            headers["Last-Event-ID"] = last
+        patience = ClientTimeout(total=None, sock_connect=self.timeout_s, sock_read=_SILENCE_S)
+        async with (
+            ClientSession(timeout=patience, read_bufsize=_LINE_BYTES) as session,
+            session.get(self._url(path), params=dict(query), headers=headers, allow_redirects=False) as response,
+        ):
+            if response.status not in _OK:
+                await self._understood(response, path)
+            yield response
+
+    @asynccontextmanager
+    async def _reached(self) -> AsyncGenerator[ClientSession]:
+        """Give a session; say what it means when there is no answer, or not in time."""
         # aiohttp costs a fifth of a second to import: only who asks a hub pays.
-        from aiohttp import ClientError, ClientSession, InvalidURL, NonHttpUrlClientError  # noqa: PLC0415
+        from aiohttp import ClientError, ClientSession  # noqa: PLC0415
 
         try:
             async with asyncio.timeout(self.timeout_s), ClientSession(auto_decompress=True) as session:
-                return await (self._one(session, path, {}) if limit is None else self._all(session, path, limit))
+                yield session
         except TimeoutError as error:
             what = f"{self.address} did not answer within {self.timeout_s:g} s"
             raise Trouble(what, code=Exit.TIMED_OUT, advice="a larger --timeout") from error
-        except (InvalidURL, NonHttpUrlClientError, ValueError) as error:
+        except (ClientError, OSError, ValueError) as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> Trouble:
+        from aiohttp import InvalidURL, NonHttpUrlClientError  # noqa: PLC0415 see _reached
+
+        if isinstance(error, InvalidURL | NonHttpUrlClientError | ValueError):
             what = f'"{self.address}" is no address of a hub'
-            raise Trouble(what, code=Exit.USAGE, advice="--hub http://127.0.0.1:8080") from error
-        except (ClientError, OSError) as error:
-            what = f"the hub at {self.address} can't be reached"
-            advice = "--hub URL, or set METRICA_HUB_URL"
-            raise Trouble(what, code=Exit.HUB_UNREACHABLE, why=_sentence(error), advice=advice) from error
+            return Trouble(what, code=Exit.USAGE, advice="--hub http://127.0.0.1:8080")
+        what = f"the hub at {self.address} can't be reached"
+        advice = "--hub URL, or set METRICA_HUB_URL"
+        return Trouble(what, code=Exit.HUB_UNREACHABLE, why=_sentence(error), advice=advice)
 
-    async def _all(self, session: ClientSession, path: str, limit: int) -> Answer:
-        """Follow the cursors until there are ``limit`` items, or no more."""
-        items: list[Json] = []
-        query: dict[str, str] = {}
-        while True:
-            query["limit"] = str(min(limit - len(items), _PAGE) if limit else _PAGE)
-            answer = await self._one(session, path, query)
-            items += answer.items
-            following = answer.body.get("next")
-            if not isinstance(following, str) or not answer.items or (limit and len(items) >= limit):
-                return Answer({**answer.body, "items": items}, answer.now)
-            query["after"] = following
+    async def _one(
+        self, session: ClientSession, method: str, path: str, query: Mapping[str, str], body: Json | str | None
+    ) -> Answer:
+        headers = {"Accept": "application/json", **self._authorization()}
+        if method == "POST":
+            headers["Idempotency-Key"] = uuid.uuid4().hex
+        data: bytes | None = None
+        if isinstance(body, str):
+            data, headers["Content-Type"] = body.encode(), "text/plain; charset=utf-8"
+        elif body is not None:
+            data, headers["Content-Type"] = msgspec.json.encode(body), "application/json"
+        # A redirect is not followed: a token goes to the address that it is for.
+        async with session.request(
+            method, self._url(path), params=dict(query), headers=headers, data=data, allow_redirects=False
+        ) as response:
+            return await self._understood(response, path)
 
-    async def _one(self, session: ClientSession, path: str, query: Mapping[str, str]) -> Answer:
-        url = f"{self.address.rstrip('/')}/api/v1{path}"
-        async with session.get(url, params=query, headers={"Accept": "application/json"}) as response:
-            body = _json(await response.content.read(_MAX_BYTES))
-            while chunk := await response.content.read(_MAX_BYTES):
-                raise _not_a_hub(self.address, f"its answer goes on after {_MAX_BYTES} bytes and {len(chunk)} more")
-            if response.status == _NOT_FOUND and (body is None or path.count("/") == 1):
-                raise _not_a_hub(self.address, f"404 from {url}")  # a hub has its lists, and says no in JSON
-            if response.status != _OK:
-                raise _refusal(response.status, body, url)
-            if body is None:
-                raise _not_a_hub(self.address, "its answer is no JSON object")
-            return Answer(body, _date(response.headers.get("Date")))
+    async def _understood(self, response: ClientResponse, path: str) -> Answer:
+        url = self._url(path)
+        content = await response.content.read(_MAX_BYTES)
+        while chunk := await response.content.read(_MAX_BYTES):
+            raise self._not_a_hub(f"its answer goes on after {_MAX_BYTES} bytes and {len(chunk)} more")
+        body = _json(content)
+        if response.status == _NOT_FOUND and (body is None or path in _LISTS):
+            raise self._not_a_hub(f"404 from {url}")  # a hub has its lists, and says no in JSON
+        if response.status in _MOVED:
+            raise self._not_a_hub(f"it says: go to {response.headers.get('Location', 'nowhere')}")
+        if response.status not in _OK:
+            raise self._refusal(response.status, body, url)
+        if body is None and response.status != _NO_CONTENT:
+            raise self._not_a_hub("its answer is no JSON object")
+        return Answer(body or {}, _date(response.headers.get("Date")), response.headers.get("Location"))
+
+    def _authorization(self) -> dict[str, str]:
+        return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
+
+    def _url(self, path: str) -> str:
+        return f"{self.address.rstrip('/')}/api/v1{path}"
+
+    def _refusal(self, status: int, body: Json | None, url: str) -> Trouble:
+        """Return what the hub's problem+json says."""
+        said = (body or {}).get("detail") or (body or {}).get("title")
+        code = _CODES.get(status, Exit.NO)
+        advice = "metrica devices" if code is Exit.NOT_FOUND else ""
+        if status == _UNKNOWN_TOKEN:
+            advice = f"metrica login {self.address}"
+        elif code is Exit.NOT_ALLOWED:
+            advice = "metrica whoami"
+        what, why = str(said or f"the hub answered {status}"), f"{status} from {url}"
+        slug = str((body or {}).get("type") or "").rpartition("/")[2]
+        return Trouble(what, code=code, why=why, advice=advice, slug=slug)
+
+    def _not_a_hub(self, why: str) -> Trouble:
+        return Trouble(f"{self.address} is no Metrica hub", code=Exit.HUB_UNREACHABLE, why=why, advice="--hub URL")
 
 
 def _json(content: bytes) -> Json | None:
@@ -134,18 +311,6 @@ def _date(text: str | None) -> datetime:
         return parsedate_to_datetime(text or "").astimezone(UTC)
     except ValueError:
         return datetime.now(UTC)
-
-
-def _refusal(status: int, body: Json | None, url: str) -> Trouble:
-    """Return what the hub's problem+json says."""
-    said = (body or {}).get("detail") or (body or {}).get("title")
-    code = _CODES.get(status, Exit.NO)
-    advice = "metrica devices" if code is Exit.NOT_FOUND else ""
-    return Trouble(str(said or f"the hub answered {status}"), code=code, why=f"{status} from {url}", advice=advice)
-
-
-def _not_a_hub(address: str, why: str) -> Trouble:
-    return Trouble(f"{address} is no Metrica hub", code=Exit.HUB_UNREACHABLE, why=why, advice="--hub URL")
 
 
 def _sentence(error: Exception) -> str:

@@ -22,12 +22,14 @@ class Exit(IntEnum):
 class Trouble(Exception):
     """What an operator is told in place of an answer."""
 
-    def __init__(self, what: str, *, code: Exit, why: str = "", advice: str = "") -> None:
+    def __init__(self, what: str, *, code: Exit, why: str = "", advice: str = "", slug: str = "") -> None:
+        """``slug``: the hub's own name of the problem, where it is one of the hub's."""
         super().__init__(what)
         self.code = code
         self.what = what
         self.why = why
         self.advice = advice
+        self.slug = slug
 
     def __str__(self) -> str:
         lines = [f"error: {self.what}"]

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import msgspec
@@ -23,8 +22,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 Place = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Configured(Generic[T]):
+class Configured(msgspec.Struct, Generic[T], frozen=True):
     """Settings, and where each value that was given came from: ``file:line`` or the variable's name."""
 
     settings: T
@@ -55,7 +53,7 @@ def configured(
     """
     problems: list[Problem] = []
     reader = Reader(file, content, problems)
-    sections = _sections(kind)
+    sections = sections_of(kind)
     given = _Environment(kind, prefix, read_file).given(environment, problems)
     reader.only((), reader.table, kind.__struct_fields__)
     values: dict[str, Any] = {}
@@ -83,7 +81,7 @@ def variable(prefix: str, place: Place) -> str:
     return prefix + "_".join(place).upper()
 
 
-def _sections(kind: type[msgspec.Struct]) -> dict[str, type[msgspec.Struct]]:
+def sections_of(kind: type[msgspec.Struct]) -> dict[str, type[msgspec.Struct]]:
     """Return the fields of ``kind`` that are Structs, or a Struct or nothing."""
     found: dict[str, type[msgspec.Struct]] = {}
     for field in msgspec.structs.fields(kind):
@@ -104,7 +102,7 @@ class _Environment:
     """The variables that begin with a prefix, as values of a kind's keys."""
 
     def __init__(self, kind: type[msgspec.Struct], prefix: str, read_file: Callable[[str], str]) -> None:
-        sections = _sections(kind)
+        sections = sections_of(kind)
         kinds = {(one.name,): one.type for one in msgspec.structs.fields(kind) if one.name not in sections}
         for key, section in sections.items():
             kinds |= {(key, one.name): one.type for one in msgspec.structs.fields(section)}
@@ -147,7 +145,7 @@ def _as_toml(text: str) -> object:
 def _blamed_rightly(problem: Problem, given: Mapping[str, str]) -> Problem:
     """Return ``problem`` told of the variable, where it was a variable that gave the value."""
     name = given.get(problem.key)
-    return problem if name is None else replace(problem, file=name, line=None)
+    return problem if name is None else msgspec.structs.replace(problem, file=name, line=None)
 
 
 def _missing(file: str, prefix: str, above: Place, name: str, *, section: bool) -> Problem:

@@ -1,6 +1,6 @@
 """The fleet repository: what operators edit, parsed into frozen values (DESIGN.md section 3).
 
-    fleet.toml                   name, [health], [limits]
+    fleet.toml                   name, [health], [limits], [rollout]
     devices/<id>.toml            role, tags, [vars]
     roles/<role>/compose.yaml    an ordinary Compose file; only Compose parses it
     roles/<role>/role.toml       optional: [health] over the fleet's, key by key; [[checks]]; [update]; [services.NAME]
@@ -26,6 +26,7 @@ from metrica_fleet.policies import (
     HealthPolicy,
     HttpCheck,
     Limits,
+    RolloutPolicy,
     ServicePolicy,
     TcpCheck,
     UpdatePolicy,
@@ -48,11 +49,14 @@ __all__ = [
     "Limits",
     "Problem",
     "RoleDefinition",
+    "Rollout",
+    "RolloutPolicy",
     "ServicePolicy",
     "TcpCheck",
     "UpdatePolicy",
     "for_device",
     "role_named_by",
+    "rollout_in",
     "whole_fleet",
 ]
 
@@ -96,6 +100,8 @@ class DeviceDefinition(msgspec.Struct, frozen=True, kw_only=True):
     checks: tuple[Check, ...]
     update: UpdatePolicy = UpdatePolicy()
     services: dict[str, ServicePolicy] = {}
+    rollout: RolloutPolicy | None = None
+    """``None``: nobody waits for anybody."""
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,6 +110,16 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     name: FleetId
     devices: dict[DeviceId, DeviceDefinition]
     roles: dict[RoleId, RoleDefinition]
+    rollout: RolloutPolicy | None = None
+
+
+class Rollout(msgspec.Struct, frozen=True, kw_only=True):
+    """What the repository says about rollouts, and whom they concern."""
+
+    fleet: FleetId
+    policy: RolloutPolicy | None
+    devices: dict[DeviceId, tuple[str, ...]]
+    """Each with its tags."""
 
 
 def role_named_by(files: Files, device: DeviceId) -> RoleId:
@@ -134,6 +150,8 @@ def for_device(files: Files, device: DeviceId) -> DeviceDefinition:
     if read is not None:
         _require_role(files, read, problems)
     role = _read_role(files, read.role, basics.health, problems) if read is not None else None
+    if role is not None:
+        _require_time(basics, role)
     if read is None or role is None or problems:
         raise DefinitionError(problems)
     return _joined(basics, read, role)
@@ -153,10 +171,29 @@ def whole_fleet(files: Files) -> Fleet:
     for one in read.values():
         if one is not None and one.role not in roles:
             _require_role(files, one, problems)
+    _require_time(basics, *roles.values())
+    _require_known(basics, [one for one in read.values() if one is not None])
     if problems:
         raise DefinitionError(sorted(problems, key=lambda problem: (problem.file, problem.line or 0)))
     devices = {device: _joined(basics, one, roles[one.role]) for device, one in read.items() if one is not None}
-    return Fleet(name=basics.name, devices=devices, roles=roles)
+    return Fleet(name=basics.name, devices=devices, roles=roles, rollout=basics.rollout)
+
+
+def rollout_in(files: Files) -> Rollout:
+    """Return what ``files`` say about rollouts: ``fleet.toml`` and ``devices/*.toml``, and nothing else, is looked at.
+
+    A device whose own file is wrong will refuse the commit, and is among the devices all the same, without tags.
+
+    Raises:
+        DefinitionError: ``fleet.toml`` is wrong: no device will take this commit.
+    """
+    problems: list[Problem] = []
+    basics = _read_fleet(files, problems)
+    if problems:
+        raise DefinitionError(problems)
+    read = {device: _read_device(files, device, []) for device in _devices(files, [])}
+    devices = {device: one.tags if one is not None else () for device, one in read.items()}
+    return Rollout(fleet=basics.name, policy=basics.rollout, devices=devices)
 
 
 # --- one file -----------------------------------------------------------------------------------------------
@@ -168,12 +205,15 @@ class _Basics(msgspec.Struct, frozen=True, kw_only=True):
     name: FleetId
     health: HealthPolicy
     limits: Limits
+    reader: Reader | None = None
+    rollout: RolloutPolicy | None = None
 
 
 class _Device(msgspec.Struct, frozen=True, kw_only=True):
     """``devices/<id>.toml``."""
 
     file: str
+    id: DeviceId
     role_line: int
     role: RoleId
     tags: tuple[str, ...]
@@ -188,12 +228,22 @@ def _read_fleet(files: Files, problems: list[Problem]) -> _Basics:
         problems.append(Problem(_FLEET_FILE, None, "", f"the file is missing; {advice}", "missing-file"))
         return _Basics(name=FleetId(""), health=HealthPolicy(), limits=Limits())
     reader = Reader(_FLEET_FILE, content, problems)
-    reader.only((), reader.table, ("name", "health", "limits"))
+    reader.only((), reader.table, ("name", "health", "limits", "rollout"))
     return _Basics(
         name=FleetId(reader.required("name", Name, example='"my-fleet"') or ""),
         health=reader.overlaid("health", HealthPolicy()),
         limits=reader.overlaid("limits", Limits()),
+        reader=reader,
+        rollout=_rollout(reader),
     )
+
+
+def _rollout(reader: Reader) -> RolloutPolicy | None:
+    if "rollout" not in reader.table:
+        return None
+    from metrica_fleet import rollout_reading  # noqa: PLC0415 few fleets have one, and an agent has little room
+
+    return rollout_reading.rollout_policy(reader)
 
 
 def _read_device(files: Files, device: DeviceId, problems: list[Problem]) -> _Device | None:
@@ -216,7 +266,7 @@ def _read_device(files: Files, device: DeviceId, problems: list[Problem]) -> _De
     if role is None:
         return None
     line = reader.line_of(("role",))
-    return _Device(file=file, role_line=line, role=role, tags=tags or (), variables=variables)
+    return _Device(file=file, id=device, role_line=line, role=role, tags=tags or (), variables=variables)
 
 
 def _variables(reader: Reader) -> dict[str, str]:
@@ -323,7 +373,30 @@ def _joined(basics: _Basics, device: _Device, role: RoleDefinition) -> DeviceDef
         checks=role.checks,
         update=role.update,
         services=role.services,
+        rollout=basics.rollout,
     )
+
+
+def _require_time(basics: _Basics, *roles: RoleDefinition | None) -> None:
+    """Complain of a rollout that would give up a device of one of ``roles`` while it still judges."""
+    if basics.rollout is None or basics.reader is None:
+        return
+    from metrica_fleet import rollout_reading  # noqa: PLC0415 as above
+
+    longest_s = max(
+        (rollout_reading.longest_trial_s(role.health, basics.limits) for role in roles if role), default=0.0
+    )
+    rollout_reading.complain_of_deadline(basics.reader, basics.rollout, longest_s)
+
+
+def _require_known(basics: _Basics, devices: list[_Device]) -> None:
+    """Complain of stages that name what the fleet does not have."""
+    if basics.rollout is None or basics.reader is None:
+        return
+    from metrica_fleet import rollout_reading  # noqa: PLC0415 as above
+
+    tags = {tag for device in devices for tag in device.tags}
+    rollout_reading.complain_of_strangers(basics.reader, basics.rollout, [device.id for device in devices], tags)
 
 
 def _compose_file(role: str) -> str:

@@ -1,4 +1,4 @@
-"""Messages that replace what was said before: all are retained by the broker, so a newcomer sees them at once."""
+"""Messages about what is: those that replace what was said before are retained, so a newcomer sees them at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 import msgspec
 
 from metrica_fleet.identity import Commit, DeviceName, Digest, Name, RoleName, Slug, Stream
-from metrica_fleet.records import Instant, Prev, Record, Vitals
+from metrica_fleet.records import Instant, Prev, Record, Seq, Vitals
+from metrica_fleet.signed import Signed
+from metrica_fleet.stop import Level
 
 
 class Presence(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,61 +20,123 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     device: DeviceName
+    """Its own id, as in the topic."""
     state: Literal["online", "offline"]
+    """Whether it is connected."""
     reason: Slug
+    """``connected``, ``shutdown`` or ``connection-lost``."""
     boot_id: str
+    """The kernel's boot id."""
     connection: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+    """Counts the connections of this device for ever."""
     agent_version: str
+    """Of the agent that said it."""
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     """Why a commit will not be tried (again)."""
 
     commit: Commit
+    """Which."""
     reason: Slug
+    """A stable word for programs."""
     message: str
+    """A sentence for people."""
+
+
+class StopStanding(msgspec.Struct, frozen=True, kw_only=True):
+    """How an emergency stop stands on a device that has heard of one."""
+
+    number: Prev
+    """Of the newest order that it knows; 0: of none, only of a ``STOP`` in Git."""
+    level: Level | None
+    """How far it is stopped; ``None``: it is free, no stop that is in force concerns it."""
+    source: Literal["order", "git"] | None = None
+    """By which of the two."""
+    done: bool = True
+    """Whether all is done that the stop asks for: nothing is in motion any more."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The whole current state of a device, readable with ``mosquitto_sub``."""
 
     device: DeviceName
+    """Its own id, as in the topic."""
     role: RoleName | None
+    """Its role, by the fleet repository; ``None`` before the first commit."""
     tags: tuple[Name, ...] = ()
+    """Its tags, by the fleet repository."""
     mode: Slug
+    """What the device is doing as a whole."""
     commit: Commit | None
     """The confirmed commit."""
     release: Digest | None
     """The confirmed release."""
     wanted_commit: Commit | None
+    """The commit that the device is to run."""
     phase: Slug | None
     """How far ``wanted_commit`` has come."""
     reason: Slug | None = None
     """Why the device is not where it should be; ``None`` when it is."""
     message: str = ""
+    """The reason, as a sentence for people."""
     refused: Refusal | None = None
     """The last commit that was refused, until a later one is confirmed."""
+    stop: StopStanding | None = None
+    """``None`` until anything was stopped."""
     at: Instant | None
+    """By its wall clock; ``None`` while that is not synchronised."""
     boot_id: str
+    """The kernel's boot id."""
     uptime_s: Annotated[float, msgspec.Meta(ge=0)]
+    """Since the boot."""
     agent_version: str
+    """Of the agent that said it."""
+    heartbeat_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """Something of this device is heard at least so often; ``None`` from an agent that does not say."""
     stream: Stream
+    """The stream that it says records in now."""
     last_seq: Prev
+    """The number of the last record of that stream."""
     vitals: Vitals
+    """What the machine is like."""
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
     """The hub's watermarks for a device: up to here each stream is committed in Postgres without a gap."""
 
     streams: dict[Stream, Prev]
+    """Of each stream the highest number up to which all is stored."""
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
     """The branch's commit as the hub sees it: a nudge to look, never a source of truth."""
 
     branch: str
+    """Its name."""
     commit: Commit
+    """What it points at."""
     number: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+    """Rises with each change."""
 
 
-Message = Presence | Status | Record | Stored | Head
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a command; one that has much to say answers in parts."""
+
+    number: Seq
+    """Of the command."""
+    state: Literal["running", "done", "failed", "refused"]
+    """How far it came."""
+    reason: Slug | None = None
+    """Why not."""
+    message: str = ""
+    """A sentence for people."""
+    part: Prev = 0
+    """Which part of the answer this is, from 0; of the last word, how many there were."""
+    lines: tuple[str, ...] = ()
+    """Of a log."""
+    data: bytes = b""
+    """Of a file."""
+
+
+Message = Presence | Status | Record | Stored | Head | Answer | Signed

@@ -1,4 +1,4 @@
-"""What operators may set: how long health takes, how large a release may be, when it may begin, the role's checks."""
+"""What operators may set: health, limits, when a release may begin, the role's checks, and the stages of a rollout."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from metrica_fleet.identity import Name
+from metrica_fleet.identity import DeviceName, Name
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Failures = Annotated[int, msgspec.Meta(ge=0, le=100)]
@@ -153,6 +153,46 @@ class CommandCheck(
     """Without an end by then it has failed."""
     failures_allowed: Failures = 2
     """Failures in a row that the soak forgives."""
+
+
+class RolloutStage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One stage of a rollout: the devices that it names, or a share of those that no stage names."""
+
+    name: Name
+    """What events and pages call it; one of a kind."""
+    devices: Annotated[tuple[DeviceName, ...], msgspec.Meta(max_length=256)] = ()
+    """Devices that it names. A device belongs to the first stage that names it."""
+    tags: Annotated[tuple[Name, ...], msgspec.Meta(max_length=32)] = ()
+    """It names every device that has one of these."""
+    share: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    """So much of the devices that no stage names, those of earlier shares included, rounded up: `0.1` of 5 is one."""
+    soak_s: Patience = 600.0
+    """How long it must stay well, counted from the last confirmation that it needed."""
+    pause: bool = False
+    """After it a person must say `metrica rollout resume` before the next one opens."""
+
+
+class RolloutPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a commit goes through the fleet, stage by stage."""
+
+    failure_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.05
+    """How much of a stage's devices that have started may fail, rounded down; one more, and the rollout halts."""
+    minimum_healthy: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 1
+    """Confirmed devices that a stage needs to pass; no more than there are that could be reached."""
+    deadline_s: Annotated[float, msgspec.Meta(gt=0, le=7 * 86_400)] = 1800.0
+    """A device that has started and says nothing more for so long has failed."""
+    waiting_s: Patience = 86_400.0
+    """After so long a stage passes without devices that wait: offline, in safe mode, out of their window."""
+    hub_silent: Literal["hold", "go-on"] = "hold"
+    """What devices do while the hub says nothing: wait for it, or open the stages by their own clocks."""
+    hub_silent_s: Annotated[float, msgspec.Meta(ge=900, le=30 * 86_400)] = 21_600.0
+    """From when on it says nothing."""
+    abort: Literal["keep", "revert"] = "keep"
+    """What devices that run the commit do when it is aborted: keep it, or go back. Who aborts may say otherwise."""
+    prefetch_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 300.0
+    """Over so long the devices spread the downloads that they do ahead, so that no registry is overrun."""
+    stages: Annotated[tuple[RolloutStage, ...], msgspec.Meta(min_length=1, max_length=16)]
+    """In this order."""
 
 
 Check = HttpCheck | TcpCheck | CommandCheck

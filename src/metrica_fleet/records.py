@@ -1,9 +1,9 @@
 """Records: what a device says once and for all, numbered so that nothing is lost and nothing counts twice.
 
-A *stream* is one life of one outbox. Within it records are numbered by ``seq`` from 1 upwards. ``prev`` is the seq of
-the record before this one that still exists on the device (0 for none): a record that was thinned away on purpose
-leaves no gap, one that got lost on the way does. The hub's watermark of a stream moves only over records without a
-gap (``advanced``), so a device may forget whatever the watermark covers.
+A *stream* is what one outbox says from one opening of its file to the next. Within it records are numbered by ``seq``,
+upwards. ``prev`` is the seq of the record of the stream before this one that still exists on the device (0 for none): a
+record that was thinned away on purpose leaves no gap, one that got lost on the way does. The hub's watermark of a
+stream moves only over records without a gap (``advanced``), so a device may forget whatever the watermark covers.
 """
 
 from __future__ import annotations
@@ -77,34 +77,56 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag
     """I live, this is what I run, and this is how the machine is. May be thinned while cut off."""
 
     stream: Stream
+    """The stream of which it is a record."""
     seq: Seq
+    """Its number within the stream."""
     prev: Prev
+    """The number of the record before it that the device still had; 0: none."""
     at: Instant | None
     """The device's wall clock, ``None`` when it is not synchronised."""
     boot_id: str
+    """The kernel's boot id."""
     uptime_s: Annotated[float, msgspec.Meta(ge=0)]
+    """Since the boot."""
     commit: Commit | None
+    """The confirmed commit."""
     release: Digest | None
+    """The confirmed release."""
     mode: Slug
+    """What the device is doing as a whole."""
     phase: Slug | None
+    """How far the wanted commit has come."""
     vitals: Vitals
+    """What the machine is like."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="event"):
     """A decision or a finding, with its reason. Never thinned."""
 
     stream: Stream
+    """The stream of which it is a record."""
     seq: Seq
+    """Its number within the stream."""
     prev: Prev
+    """The number of the record before it that the device still had; 0: none."""
     at: Instant | None
+    """The device's wall clock, ``None`` when it is not synchronised."""
     boot_id: str
+    """The kernel's boot id."""
     uptime_s: Annotated[float, msgspec.Meta(ge=0)]
+    """Since the boot."""
     kind: Slug
+    """Which event: docs/reference/events.md."""
     reason: Slug | None = None
+    """A stable word for programs."""
     message: Annotated[str, msgspec.Meta(max_length=4000)] = ""
+    """A sentence for people."""
     commit: Commit | None = None
+    """The commit that it is about."""
     release: Digest | None = None
+    """The release that it is about."""
     detail: Detail = {}
+    """The facts."""
 
 
 Record = Heartbeat | Event
@@ -137,6 +159,11 @@ EVENT_KINDS: dict[str, str] = {
     "safe_mode.left": "A newer commit was confirmed, or an order said so: safe mode is over.",
     "hold.begun": "Nothing changes any more, by order.",
     "hold.ended": "Changes go on, by order.",
+    "stop.obeyed": "An emergency stop is in force here: from now on no step is begun, and what it asks for is done.",
+    "stop.done": "All is done that the emergency stop asks for.",
+    "stop.lifted": "No emergency stop is in force here any more; changes go on.",
+    "stop.refused": "A stop order is not obeyed: whoever signed it may not, it is too old, or for another fleet.",
+    "gate.refused": "What came as a rollout's gate changes nothing: forged, of another fleet, or older than the last.",
     "task.failed": "A task of the agent failed; in safe mode it is started again by itself, so that the others go on.",
     "strain.entered": "The machine is strained further, by disk, heat, supply or memory: what follows waits or rests.",
     "strain.left": "The machine is strained less.",
@@ -149,14 +176,19 @@ EVENT_KINDS: dict[str, str] = {
     "drift.repaired": "What ran differed from the confirmed release and was set right.",
     "drift.contested": "Something was repaired again and again and did not stay so: it is touched once an hour.",
     "consent.overridden": "A release begins although a window is closed or a lock is held: its patience is over.",
+    "command.done": "A command of an operator was done; the detail has its verb and number.",
+    "command.failed": "A command of an operator was refused, or came to nothing; the reason says why.",
+    "command.distrusted": "A command was not taken: nobody who may has signed it, or it is not for us, or long over.",
     "engine.unresponsive": "The container engine does not answer.",
     "engine.responsive": "The container engine answers again.",
     "network.lost": "Neither Git nor the bus could be reached for a while (10 minutes unless set otherwise).",
     "network.back": "Something outside answers again; how long nothing did is told.",
+    "hub.set_back": "The hub lacks what it had said to have: its database was restored. What is still here goes again.",
     "bus.denied": "The broker refused a publication: its access rules are wrong.",
+    "bus.taken_over": "Another machine connected under this device's name; both take turns, and nothing is lost.",
     "outbox.thinned": "The outbox was full: heartbeats that could not be sent were dropped, events never are.",
-    "outbox.renewed": "The outbox was an older copy: what the hub lacks goes on in a new stream.",
     "ledger.renewed": "The ledger could not be read: it was kept aside and a new one begun.",
+    "ledger.moved": "The ledger was written on another machine: its card was moved, or cloned.",
     "record.unreadable": "A record in the outbox could not be read by this agent; this stands in its place.",
 }
 """Every kind of event there is, and what it means; docs/reference/events.md is made from it."""

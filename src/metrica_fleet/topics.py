@@ -5,8 +5,9 @@ No other module contains a topic: subscriptions, access rules and the AsyncAPI d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from metrica_fleet.errors import Unusable
 from metrica_fleet.identity import DeviceId, FleetId, is_name
@@ -14,8 +15,7 @@ from metrica_fleet.identity import DeviceId, FleetId, is_name
 ROOT = "metrica/v1"
 
 
-@dataclass(frozen=True, slots=True)
-class Channel:
+class Channel(msgspec.Struct, frozen=True):
     """One kind of topic: ``metrica/v1/<fleet>/[devices/<device>/]<name>``."""
 
     name: str
@@ -24,6 +24,10 @@ class Channel:
     retained: bool
     about: str
     qos: Literal[0, 1] = 1
+    signed: bool = False
+    """Whether what is said there is a signed text, instead of JSON."""
+    operators: bool = False
+    """Whether operators may write there as well."""
 
 
 PRESENCE = Channel("presence", per_device=True, writer="device", retained=True, about="online or offline")
@@ -32,13 +36,32 @@ RECORDS = Channel("records", per_device=True, writer="device", retained=False, a
 STORED = Channel("stored", per_device=True, writer="hub", retained=True, about="what the device may forget")
 HEAD = Channel("head", per_device=False, writer="hub", retained=True, about="the branch's commit: a nudge")
 
-CHANNELS = (PRESENCE, STATUS, RECORDS, STORED, HEAD)
+COMMANDS = Channel("commands", per_device=True, writer="hub", retained=False, about="what it is to do", signed=True)
+ANSWERS = Channel("answers", per_device=True, writer="device", retained=False, about="what came of its commands")
+STOP = Channel(
+    "orders/stop",
+    per_device=False,
+    writer="hub",
+    retained=True,
+    about="the emergency stop: all that is stopped",
+    signed=True,
+    operators=True,
+)
+GATE = Channel(
+    "orders/rollout",
+    per_device=False,
+    writer="hub",
+    retained=True,
+    about="how far the newest commit's gate is open",
+    signed=True,
+)
+
+CHANNELS = (PRESENCE, STATUS, RECORDS, STORED, HEAD, COMMANDS, ANSWERS, STOP, GATE)
 
 _BY_PLACE = {(channel.per_device, channel.name): channel for channel in CHANNELS}
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(msgspec.Struct, frozen=True):
     """A channel of one fleet, and of one device where the channel has one per device."""
 
     fleet: FleetId
@@ -65,11 +88,16 @@ def address_of(topic: str) -> Address:
         match levels:
             case [fleet, "devices", device, name] if (True, name) in _BY_PLACE:
                 return Address(FleetId(fleet), _BY_PLACE[True, name], DeviceId(device))
-            case [fleet, name] if (False, name) in _BY_PLACE:
-                return Address(FleetId(fleet), _BY_PLACE[False, name])
+            case [fleet, *names] if (False, "/".join(names)) in _BY_PLACE:
+                return Address(FleetId(fleet), _BY_PLACE[False, "/".join(names)])
             case _:
                 pass
     raise Unusable(f'"{topic[:200]}" is no topic of a Metrica fleet', reason="unknown-topic")
+
+
+def shared(pattern: str, group: str) -> str:
+    """Return the subscription filter by which each message of ``pattern`` goes to one member of ``group``."""
+    return f"$share/{group}/{pattern}"
 
 
 def every_device(fleet: FleetId, channel: Channel) -> str:

@@ -1,4 +1,4 @@
-"""``metrica-hub``: settings -> adapters -> tasks and web, in one TaskGroup. The only place that knows all of them."""
+"""``metrica-hub``: its commands; ``run`` keeps what ``assembling`` put together going, in one TaskGroup."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import asyncio
 import gc
 import logging
 import os
-import random
+import pwd
+import secrets
 import signal
 import sys
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,47 +22,31 @@ import structlog
 
 from metrica_fleet import __version__, logs
 from metrica_fleet.configuration import variable
-from metrica_fleet.identity import FleetId
-from metrica_fleet.topics import PRESENCE, RECORDS, STATUS, every_device
+from metrica_fleet.errors import NotNow
+from metrica_fleet.identity import short
 from metrica_hub import settings
-from metrica_hub.adapters.bus import Account, Broker, Bus
-from metrica_hub.adapters.mirror import Mirror, redacted
-from metrica_hub.adapters.store.changes import listen
-from metrica_hub.adapters.store.keeper import Keeper
-from metrica_hub.adapters.store.lease import lease
+from metrica_hub.adapters.key import Key
+from metrica_hub.adapters.mirror import redacted
+from metrica_hub.adapters.store.access import Access
 from metrica_hub.adapters.store.migrate import migrate
-from metrica_hub.adapters.store.partitions import HOLDING, SUMS
 from metrica_hub.adapters.store.pool import close_pool, open_pool
 from metrica_hub.adapters.store.reader import Reader
-from metrica_hub.adapters.store.writer import Writer
-from metrica_hub.decisions.broker_figures import FIGURES
-from metrica_hub.decisions.retention import Growing
-from metrica_hub.errors import Misconfigured, StoreAway, Unstorable
-from metrica_hub.tasks import lag
-from metrica_hub.tasks.consume import Consumer
-from metrica_hub.tasks.head import Follower
-from metrica_hub.tasks.lead import Candidate
-from metrica_hub.tasks.retain import Retainer
-from metrica_hub.tasks.watch import Watcher
+from metrica_hub.adapters.store.restoring import examined, gone_on
+from metrica_hub.adapters.store.trail import Trail
+from metrica_hub.assembling import Hub, assembled, leading
+from metrica_hub.decisions.access import LONGEST_DAYS, ROLES, SECRET_BYTES, Role, digest_of, is_token_name, token_of
+from metrica_hub.decisions.trail import Deed, Seal, detail_of
+from metrica_hub.errors import Conflict, Misconfigured, StoreAway, Unstorable
+from metrica_hub.tasks.share import Member
 from metrica_hub.web.app import make_app, serving
-from metrica_hub.web.assets import Assets
-from metrica_hub.web.board import RECENT_EVENTS, Board
-from metrica_hub.web.broker import BrokerFigures
-from metrica_hub.web.devices import Devices
-from metrica_hub.web.events import Events
-from metrica_hub.web.health import Health
-from metrica_hub.web.live import Live
-from metrica_hub.web.metrics import Metrics
-from metrica_hub.web.page import Page
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Sequence
 
     from metrica_fleet.configuration import Configured
     from metrica_fleet.errors import FleetError
     from metrica_hub.adapters.store.pool import Pool
     from metrica_hub.settings import Settings
-    from metrica_hub.web.routing import Route
 
 OK: Final = 0
 FAILED: Final = 1
@@ -69,13 +54,13 @@ MISUSED: Final = 2
 
 _READERS: Final = 6
 _CLOSE_WITHIN_S: Final = 1.0
-
+_LEAVE_WITHIN_S: Final = 2.5
 _log = structlog.get_logger()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     try:
         loaded = settings.load(options.config, os.environ)
         match options.command:
@@ -83,6 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _run(check(loaded))
             case "migrate":
                 return _run(bring_up_to_date(loaded.settings))
+            case "token":
+                return _run(give_token(loaded.settings, options.name, options.role, options.days))
+            case "key":
+                return _run(print_key(loaded.settings))
+            case "verify":
+                return _run(examine(loaded.settings))
+            case "restored":
+                return _run(go_on(loaded.settings))
             case _:
                 logs.set_up(loaded.settings.log.level)
                 # A scanner's malformed request is no news: aiohttp tells each with a traceback.
@@ -95,14 +88,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return OK
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return what reads the call."""
     parser = argparse.ArgumentParser(prog="metrica-hub", description="What devices say, kept and shown.")
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="run|check|migrate")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="run|check|migrate|token|key|verify|restored"
+    )
     for name, about in (
         ("run", "serve until SIGTERM"),
         ("check", "print what is in force and try the database and the broker"),
         ("migrate", "bring the database's schema up to date, and end"),
+        ("token", "make a token, and print it"),
+        ("key", "print the line of allowed_signers by which devices believe this hub; make its key if there is none"),
+        ("verify", "read the whole database; say what is in it, and whether it holds together"),
+        ("restored", "after a restore, before run: go on above the numbers of the database that was lost"),
     ):
         command = commands.add_parser(name, help=about, description=about)
         command.add_argument(
@@ -111,7 +111,28 @@ def _parser() -> argparse.ArgumentParser:
             metavar="FILE",
             help=f"instead of {settings.DEFAULT_FILE} and beside METRICA_HUB_*",
         )
+        if name == "token":
+            _describe_token(command)
     return parser
+
+
+def _describe_token(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--name", required=True, type=_token_name, help="whose it is; the trail tells it")
+    command.add_argument("--role", required=True, choices=ROLES, help="each may do what those before it may")
+    command.add_argument("--days", type=_days, metavar="N", help="until it expires; without, it does not")
+
+
+def _token_name(text: str) -> str:
+    if not is_token_name(text):
+        raise argparse.ArgumentTypeError("a name has 1 to 63 of a-z, 0-9, '.', '_', '@' and '-'")
+    return text
+
+
+def _days(text: str) -> int:
+    days = int(text) if text.isascii() and text.isdigit() else 0
+    if not 1 <= days <= LONGEST_DAYS:
+        raise argparse.ArgumentTypeError(f"say 1 to {LONGEST_DAYS}")
+    return days
 
 
 def _run(work: Coroutine[object, object, int]) -> int:
@@ -134,14 +155,16 @@ async def serve(parts: Settings) -> int:
     """Serve until SIGTERM or SIGINT."""
     await _migrated(parts)
     async with AsyncExitStack() as closing:
-        writers = await _pool(parts, closing, name="metrica-hub writer", size=2)
+        writers = await _pool(parts, closing, name="metrica-hub writer", size=3 if parts.bus.share else 2)
         readers = await _pool(parts, closing, name="metrica-hub reader", size=_READERS)
-        hub = _assembled(parts, writers, readers)
+        hub = assembled(parts, writers, readers)
         try:
             await hub.watcher.look()
         except (StoreAway, Unstorable) as error:
             raise _unreachable(parts, error) from error
-        port = await closing.enter_async_context(serving(make_app(hub.routes), parts.http.host, parts.http.port))
+        port = await closing.enter_async_context(
+            serving(make_app(hub.routes, hub.guarded), parts.http.host, parts.http.port)
+        )
         _spare_the_collector()
         _log.info("hub.serving", fleet=parts.fleet, url=f"http://{parts.http.host}:{port}/")
         try:
@@ -162,6 +185,90 @@ async def bring_up_to_date(parts: Settings) -> int:
     return OK
 
 
+async def print_key(parts: Settings) -> int:
+    """Print the line of the hub's own key."""
+    try:
+        sys.stdout.write(f"{await Key(Path(parts.hub.key_file)).line()}\n")
+    except NotNow as error:
+        sys.stderr.write(f"metrica-hub: {error.message}\n")
+        return FAILED
+    return OK
+
+
+async def give_token(parts: Settings, name: str, role: Role, days: int | None) -> int:
+    """Make a token and print it: whoever may read the hub's settings may do everything."""
+    await _migrated(parts)
+    text = token_of(secrets.token_bytes(SECRET_BYTES))
+    try:
+        async with AsyncExitStack() as closing:
+            pool = await _pool(parts, closing, name="metrica-hub token", size=1)
+            deed = _deed("token.create", f"token/{name}", {"role": role, "days": days})
+            await Trail(pool).append(deed)
+            lasts = None if days is None else timedelta(days=days)
+            await Access(pool).add_token(name, role, digest_of(text), created_by=deed.actor, lasts=lasts)
+    except Conflict as error:
+        sys.stderr.write(f"metrica-hub: {error.message}\n")
+        return FAILED
+    except (StoreAway, Unstorable) as error:
+        raise _unreachable(parts, error) from error
+    sys.stdout.write(f"{text}\n")
+    sys.stderr.write(f"this is the only time that the token of {name} ({role}) is shown\n")
+    return OK
+
+
+async def examine(parts: Settings) -> int:
+    """Read the database, as ``scripts/backup verify`` does with the copy that it made of a backup."""
+    try:
+        async with AsyncExitStack() as closing:
+            found = await examined(await _pool(parts, closing, name="metrica-hub verify", size=1))
+    except (StoreAway, Unstorable) as error:
+        sys.stderr.write(f"metrica-hub: {error.message}\n")
+        return FAILED
+    newest = found.newest_at.astimezone(UTC).isoformat(timespec="seconds") if found.newest_at else "never"
+    sys.stdout.write(
+        f"{found.devices} devices, {found.heartbeats} heartbeats, {found.events} events,"
+        f" {found.dead_letters} dead letters; the newest is of {newest}\n"
+    )
+    for fault in found.faults:
+        sys.stdout.write(f"NOT OK: {fault}\n")
+    if isinstance(found.trail, Seal):
+        sys.stdout.write(f"the trail holds; its last seal: {found.trail.number}:{found.trail.value.hex()}\n")
+    return FAILED if found.faults else OK
+
+
+async def go_on(parts: Settings) -> int:
+    """Make a restored database ready, and say what is paused."""
+    await _migrated(parts)
+    try:
+        async with AsyncExitStack() as closing:
+            pool = await _pool(parts, closing, name="metrica-hub restored", size=1)
+            held = await gone_on(pool, _deed("database.restored", "database", {}))
+    except (StoreAway, Unstorable) as error:
+        raise _unreachable(parts, error) from error
+    if held is not None:
+        sys.stdout.write(
+            f"the rollout of commit {short(held.commit)} is paused: see whether it was halted or aborted since,"
+            f" then metrica rollout resume, or abort\n"
+        )
+    sys.stdout.write("the hub may run\n")
+    return OK
+
+
+def _deed(action: str, subject: str, facts: Mapping[str, object]) -> Deed:
+    """Return what the person at this machine does."""
+    return Deed(
+        actor=f"{pwd.getpwuid(os.getuid()).pw_name}@command-line",
+        role="admin",
+        via="command-line",
+        token=None,
+        remote="",
+        action=action,
+        subject=subject,
+        detail=detail_of(facts),
+        request_id="",
+    )
+
+
 async def check(loaded: Configured[Settings]) -> int:
     """Print what is in force and where it came from; try the database and the broker."""
     parts = loaded.settings
@@ -175,64 +282,7 @@ async def check(loaded: Configured[Settings]) -> int:
     return FAILED if faults else OK
 
 
-# Assembling
-
-
-@dataclass(frozen=True, slots=True)
-class _Hub:
-    watcher: Watcher
-    board: Board
-    routes: tuple[Route, ...]
-    loops: tuple[Callable[[], Coroutine[object, object, None]], ...]
-
-
-def _assembled(parts: Settings, writers: Pool, readers: Pool) -> _Hub:
-    fleet = FleetId(parts.fleet)
-    chance = random.SystemRandom().random
-    reader, writer, board = Reader(readers), Writer(writers), Board(series=parts.metrics.devices)
-    metrics = Metrics(board, now=_now)
-    watcher = Watcher(reader, board, recent=RECENT_EVENTS)
-    connected: list[Callable[[], object]] = []
-    figures = BrokerFigures(connected=lambda: bus.connected)
-    bus = Bus(
-        _broker(parts),
-        chance=chance,
-        on_connected=lambda: [tell() for tell in connected],
-        on_figure=figures.heard,
-    )
-    connected.append(figures.forget)
-    metrics.watch_bus(connected=lambda: bus.connected, unacknowledged=lambda: bus.unacknowledged, broker=figures)
-    live = Live(board, reader)
-    consumer = Consumer(fleet, bus=bus, store=writer, meter=metrics, now=_now, chance=chance)
-    candidate = Candidate(lambda: lease(parts.database.url), bus, chance=chance)
-    metrics.watch_lead(lambda: candidate.leads is True)
-    loops: list[Callable[[], Coroutine[object, object, None]]] = [
-        candidate.run,
-        bus.run,
-        consumer.run,
-        watcher.run,
-        lambda: listen(parts.database.url, watcher.wake, chance),
-        lambda: lag.measure(metrics.loop_lag),
-        Retainer(Keeper(writers), _growing(parts.retention), meter=metrics, chance=chance).run,
-    ]
-    if parts.git is not None:
-        follower = _follower(parts.git, fleet, writer, bus, chance)
-        connected.append(follower.wake)
-        loops.append(follower.run)
-    resources = (
-        Page(parts.fleet, __version__, board, live),
-        Devices(reader),
-        Events(reader),
-        live,
-        Health(reader, bus_usable=lambda: bus.connected or candidate.leads is False),
-        metrics,
-        Assets(),
-    )
-    routes = tuple(route for resource in resources for route in resource.routes())
-    return _Hub(watcher, board, routes, tuple(loops))
-
-
-async def _until_told(hub: _Hub) -> None:
+async def _until_told(hub: Hub) -> None:
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, told.set)
@@ -240,39 +290,20 @@ async def _until_told(hub: _Hub) -> None:
         tasks = [group.create_task(loop()) for loop in hub.loops]
         try:
             await told.wait()
+            if hub.member is not None:
+                await _left(hub.member)
         finally:
             hub.board.close()
         for task in tasks:
             task.cancel()
 
 
-def _follower(git: settings.Git, fleet: FleetId, writer: Writer, bus: Bus, chance: Callable[[], float]) -> Follower:
-    mirror = Mirror(git.url, git.branch)
-    return Follower(fleet, git.branch, poll_s=git.poll_s, mirror=mirror, store=writer, bus=bus, chance=chance)
-
-
-def _growing(kept: settings.Retention) -> tuple[Growing, ...]:
-    holding = (kept.heartbeats_days, kept.events_days, kept.dead_letters_days)
-    days = (*holding, kept.heartbeats_5m_days, kept.heartbeats_1h_days)
-    return tuple(Growing(one.name, one.cut, kept_days) for one, kept_days in zip((*HOLDING, *SUMS), days, strict=True))
-
-
-def _broker(parts: Settings) -> Broker:
-    bus, fleet = parts.bus, FleetId(parts.fleet)
-    account = Account(bus.username, _password(bus)) if bus.username else None
-    filters = tuple(every_device(fleet, channel) for channel in (PRESENCE, STATUS, RECORDS))
-    return Broker(bus.host, bus.port, f"metrica-{fleet}-hub", filters, account, figures=tuple(FIGURES))
-
-
-def _password(bus: settings.Bus) -> bytes | None:
-    if bus.password_file is None:
-        return None
+async def _left(member: Member) -> None:
     try:
-        return Path(bus.password_file).read_bytes().strip()
-    except OSError as error:
-        raise Misconfigured(
-            f"[bus] password_file {bus.password_file} can't be read ({error.strerror}); mend its path or permissions"
-        ) from error
+        async with asyncio.timeout(_LEAVE_WITHIN_S):
+            await member.leave()
+    except TimeoutError:
+        _log.warning("share.left_early", error="what we took is not committed in time; the devices send it again")
 
 
 async def _migrated(parts: Settings) -> tuple[str, ...]:
@@ -315,7 +346,7 @@ async def _database_fault(parts: Settings) -> str | None:
 async def _broker_fault(parts: Settings) -> str | None:
     where = f"{parts.bus.host}:{parts.bus.port}"
     try:
-        _broker(parts)
+        leading(parts)
         async with asyncio.timeout(5):
             _, stream = await asyncio.open_connection(parts.bus.host, parts.bus.port)
         stream.close()
@@ -346,7 +377,3 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -14,6 +14,8 @@ import msgspec
 from metrica_fleet.configuration import Configured, configured
 from metrica_fleet.identity import Name
 from metrica_fleet.problems import DefinitionError
+from metrica_hub.decisions.flapping import HALF_LIFE_S
+from metrica_hub.decisions.silence import GRACE_S, USUAL_HEARTBEAT_S
 from metrica_hub.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -31,33 +33,65 @@ class Database(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """``[database]``: Postgres."""
 
     url: Text
+    """As ``postgresql://metrica@127.0.0.1/metrica``, or with ``?host=`` the folder of its socket."""
 
     def __repr__(self) -> str:
         return "Database(***)"
+
+
+class Own(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[hub]``: what is the hub's own."""
+
+    key_file: Text = "/var/lib/metrica-hub/key"
+    """The private key that signs what the hub says by itself; made when it is first needed. Hubs of a pair share it."""
 
 
 class Bus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[bus]``: the MQTT broker."""
 
     host: Text = "127.0.0.1"
+    """Its name or address."""
     port: Port = 1883
+    """Its port for MQTT without TLS."""
     username: Text | None = None
+    """``hub``, by the access rules that come with the product; none: without a name and password."""
     password_file: Text | None = None
+    """A file that holds the password, readable for the hub alone."""
+    share: bool = False
+    """Share the records with the other hubs, past what one of them can take; of them all, or of none."""
 
 
 class Http(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[http]``: where the API and the page are served."""
 
     host: Text = "127.0.0.1"
+    """The address to listen on. It is plain http: put a proxy with TLS before it."""
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
+    """The port; 0: any free one, the log says which."""
+    anonymous: Literal["none", "viewer"] = "none"
+    """What one may do who shows no token."""
+    proxies: tuple[Text, ...] = ()
+    """Addresses of ours whose ``X-Forwarded-For`` is believed."""
 
 
 class Git(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[git]``: the fleet repository, to nudge the devices when its branch moves. Without it they only poll."""
 
     url: Text
+    """Where it is, for reading."""
     branch: Text = "main"
+    """Which branch the devices follow."""
     poll_s: Annotated[float, msgspec.Meta(ge=0.2, le=86400)] = 30.0
+    """How often the hub asks for the branch's commit."""
+    mirrors: Annotated[tuple[Text, ...], msgspec.Meta(max_length=8)] = ()
+    """Where the devices find the branch when ``url`` is gone; ``/metrics`` says how far each is behind."""
+
+
+class Webhooks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[webhooks]``: where events are told to."""
+
+    private: bool = False
+    """Receivers on this machine, by plain http too, and in private networks."""
 
 
 Days = Annotated[int, msgspec.Meta(ge=1, le=36_500)]
@@ -68,37 +102,72 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """``[retention]``: for how many days what devices said is kept."""
 
     heartbeats_days: Days = 90
+    """Heartbeats as they came."""
     events_days: Days = 365
+    """Events."""
     dead_letters_days: Days = 90
+    """Messages that could not be used."""
     heartbeats_5m_days: LongDays = 365
     """Means of 5 minutes."""
     heartbeats_1h_days: LongDays = 1825
     """Means of an hour."""
 
 
+Seconds = Annotated[float, msgspec.Meta(ge=1, le=86_400)]
+
+
+class Presence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[presence]``: when a device that says nothing is gone, and when one comes and goes too often."""
+
+    heartbeat_s: Seconds = USUAL_HEARTBEAT_S
+    """Of a device whose agent does not say how often it is heard."""
+    grace_s: Seconds = GRACE_S
+    """For devices to be heard again after the broker or the hub was away."""
+    half_life_s: Seconds = HALF_LIFE_S
+    """After which a new connection counts for half, towards flapping."""
+
+
+Host = Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9.:\[\]_-]|\{device\})+:[0-9]{1,5}$(?!\n)", max_length=200)]
+
+
 class Metrics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[metrics]``: what ``/metrics`` tells."""
 
     devices: bool = True
-    """Up to 23 series of each device; ``false``: only counts, for a fleet that is too large for its Prometheus."""
+    """Up to 26 series of each device; ``false``: only counts, for a fleet that is too large for its Prometheus."""
+    netdata_address: Host = "{device}:19999"
+    """Where Prometheus finds a device's Netdata: its name in the VPN's DNS, and what has to stand around it."""
+
+
+class Links(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[links]``: what the dashboard leads to."""
+
+    grafana: Annotated[str, msgspec.Meta(pattern=r"^(https?://[!-~]+|/[!-~]*)$")] | None = None
+    """Where Grafana is, with this repository's dashboards: an address, or a path on the hub's own host."""
 
 
 class Log(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[log]``: how much is told."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is told; one JSON object a line, on standard output."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of it. ``main`` hands each part to whom it concerns."""
 
     fleet: Name
+    """The fleet's name, as in the topics."""
     database: Database
+    hub: Own = Own()
     bus: Bus = Bus()
     http: Http = Http()
     git: Git | None = None
     retention: Retention = Retention()
+    presence: Presence = Presence()
+    webhooks: Webhooks = Webhooks()
     metrics: Metrics = Metrics()
+    links: Links = Links()
     log: Log = Log()
 
 

@@ -20,10 +20,12 @@ from metrica_agent.adapters.leftovers import Leftovers
 from metrica_agent.adapters.releases import Releases
 from metrica_agent.adapters.spool import Spool
 from metrica_agent.tasks.device import run_device
+from metrica_agent.tasks.notary import Notary, Verify
 from metrica_agent.tasks.orders import Orders
 from metrica_agent.tasks.parts import Identity, Pace, Parts
 from metrica_agent.tasks.staging import SHIPPED_SAFE_MODE, Staging
 from metrica_agent.wake import Wake
+from metrica_agent.wiring import verified
 from metrica_fleet import __version__
 from metrica_fleet.identity import DeviceId, FleetId
 from metrica_sim.engine import SimulatedEngine
@@ -49,6 +51,8 @@ class Surroundings:
     state: Path
     turns: asyncio.Semaphore
     """How many of them may be busy with Git at once: each is a thread."""
+    verify: Verify = verified
+    """Finds out who signed an order."""
 
 
 @dataclass(slots=True)
@@ -122,6 +126,7 @@ class SimulatedDevice:
                         now_s=self.clock.now_s,
                         chance=random.random,
                     ),
+                    notary=Notary(verify=around.verify),
                     chance=random.random,
                 )
             )

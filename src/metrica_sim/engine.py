@@ -15,6 +15,7 @@ import msgspec
 
 from metrica_agent.adapters.compose import ApplyFailed
 from metrica_agent.decisions.drift import Repair
+from metrica_agent.decisions.log_lines import LogsAsked
 from metrica_agent.decisions.preflight import ImageNeed
 from metrica_agent.decisions.world import Container
 from metrica_agent.wake import Wake
@@ -26,6 +27,8 @@ MISSING_REGISTRY: Final = "missing.invalid/"
 """Images under this name do not exist."""
 PULL_S: Final = 0.2
 STOP_S: Final = 0.05
+WRITTEN: Final = 50
+"""Lines that every service is said to have written."""
 
 
 class SimulatedEngine:
@@ -130,6 +133,51 @@ class SimulatedEngine:
             if life.service in services and not life.foreign and life.state is not State.EXITED:
                 life.halt(now_s, STOPPED)
         self._changed.nudge()
+
+    async def halt(self, deadline_s: float) -> None:
+        """Stop every container."""
+        await self._answer()
+        if self._any_up():
+            await asyncio.sleep(min(STOP_S, deadline_s))
+        now_s = self._advanced()
+        for life in self._lives:
+            if life.state is not State.EXITED:
+                life.halt(now_s, STOPPED)
+        self._changed.nudge()
+
+    def _any_up(self) -> bool:
+        return any(life.state is not State.EXITED for life in self._lives)
+
+    async def restart(self, release: Path, service: str, deadline_s: float) -> None:
+        """Stop the containers of ``service``, and start them again."""
+        del release
+        await self._answer()
+        if not any(life.service == service and not life.foreign for life in self._lives):
+            raise NotNow(f'service "{service}" has no container', reason="not-running")
+        await asyncio.sleep(min(STOP_S, deadline_s))
+        now_s = self._advanced()
+        for life in self._lives:
+            if life.service == service and not life.foreign:
+                life.halt(now_s, STOPPED)
+                life.start_again(now_s)
+        self._changed.nudge()
+
+    async def logs(self, service: str, asked: LogsAsked) -> AsyncGenerator[tuple[str, ...]]:
+        """Yield what the containers of ``service`` wrote, and one line a second from now on where it is followed."""
+        await self._answer()
+        if not any(life.service == service and not life.foreign for life in self._lives):
+            raise NotNow(f'service "{service}" has no container', reason="not-running")
+        yield tuple(f"{service} wrote line {number}" for number in range(1, asked.tail + 1))[-WRITTEN:]
+        number = WRITTEN
+        while asked.follow:
+            await asyncio.sleep(1.0)
+            number += 1
+            yield (f"{service} wrote line {number}",)
+
+    async def described(self) -> dict[str, str]:
+        """Return what it says of itself."""
+        names = (f"{life.service} {life.state}" for life in self._lives)
+        return {"docker-ps.txt": "\n".join(names), "docker-info.txt": f"simulated engine of {self._name}"}
 
     async def repair(self, release: Path, repair: Repair, deadline_s: float) -> None:
         """Set right what ``repair`` names, and touch nothing else."""

@@ -100,6 +100,8 @@ class Relay:
         try:
             while chunk := await words.read(_CHUNK_BYTES):
                 await self._network.passage()
+                if onward.is_closing():  # while the cable was cut; uvloop takes no word for who has gone
+                    break
                 onward.write(chunk)
                 await onward.drain()
             await self._network.passage()

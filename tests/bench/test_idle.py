@@ -29,7 +29,7 @@ WINDOW_S = 600.0
 """Ten polls and heartbeats, and two of the rare looks at what runs."""
 INTERVALS_A_DAY = 1_440
 """Of a minute each, the default of polls and of heartbeats."""
-MAX_RSS_BYTES = 36 * 2**20
+MAX_RSS_BYTES = 36_000_000
 MAX_CPU_SHARE = 0.001
 MAX_DAY_BYTES = 6_000_000
 

@@ -44,6 +44,10 @@ LAST_DAY: Final = """
 SELECT received_at, at, load_1m, memory_available_bytes, disk_free_bytes, temperature_celsius, throttled
 FROM heartbeats WHERE device = $1 AND received_at > now() - interval '1 day' ORDER BY received_at
 """
+SIZE: Final = """
+SELECT sum(pg_total_relation_size(partition.inhrelid))::float / (SELECT count(*) FROM heartbeats)
+FROM pg_inherits AS partition WHERE partition.inhparent = 'heartbeats'::regclass
+"""
 MEANS: Final = "SELECT * FROM heartbeats_5m WHERE device = $1 AND begins > now() - interval '90 days' ORDER BY begins"
 
 
@@ -67,6 +71,7 @@ async def test_what_is_asked_of_a_full_database(cluster: Cluster, database: Data
             hours += 1
         table.row(f"summing up an hour of {BUSY} devices", f"{1000 * (time.monotonic() - began) / hours:.0f} ms")
         async with pool.acquire(timeout=10) as connection:
+            table.row("disk for a heartbeat, with its indexes", f"{await connection.fetchval(SIZE):.0f} bytes")
             took = [
                 await timed(connection, table, f"the state of {DEVICES} devices", STATE, (), DEVICES),
                 await timed(connection, table, "a device's last day, minute by minute", LAST_DAY, ("pi-77",), 1439),

@@ -48,7 +48,7 @@ def test_bytes_written_a_day_by_heartbeats(tmp_path: Path, table: Table) -> None
         at_rest.linked()
         for minute in range(BEATS):
             seq = at_rest.heartbeat(stamp(minute), status(vitals=FULL))
-            at_rest.forget(at_rest.stream, seq, retained=False)
+            at_rest.forget(at_rest.stream, seq)
 
     def alone() -> None:
         for minute in range(BEATS):

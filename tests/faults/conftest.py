@@ -2,7 +2,7 @@
 
 from tests.faults.failures import failure_table, say
 from tests.fixtures.engine import busybox, engine
-from tests.integration.end_to_end.conftest import broker, cluster, database, device, hub, served
+from tests.integration.end_to_end.conftest import broker, cluster, database, device, hub, hub_key, served
 
 __all__ = [
     "broker",
@@ -13,6 +13,7 @@ __all__ = [
     "engine",
     "failure_table",
     "hub",
+    "hub_key",
     "say",
     "served",
 ]

@@ -9,6 +9,7 @@ Every function returns sentences about what does not hold: none, and it holds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from metrica_agent.adapters.ledger import recent_events, remembered
@@ -27,15 +28,22 @@ LEDGER = "agent.sqlite"
 VERDICTS = frozenset({"release.confirmed", "release.refused", "commit.refused"})
 
 
-def after_a_crash(state: Path, *, confirmed: frozenset[CommitId]) -> list[str]:
-    """Say what of P1 a crash has broken; ``confirmed``: what may be confirmed by now (none: nothing was yet)."""
+Differences = Callable[["Path", "Path"], tuple[str, ...]]
+"""Says how a release, and the contents that it mounts, differ from what was published."""
+
+
+def after_a_crash(state: Path, *, confirmed: frozenset[CommitId], differing: Differences = differences) -> list[str]:
+    """Say what of P1 a crash has broken; ``confirmed``: what may be confirmed by now (none: nothing was yet).
+
+    ``differing``: for who knows it of most releases already.
+    """
     if not (state / LEDGER).exists():
         return ["there is no ledger"] if confirmed else []
     try:
         memory = remembered(state / LEDGER)
     except NotNow as error:
         return [f"the ledger can't be read: {error.message}"]
-    found = [*_kept(memory, confirmed), *_whole(state, memory), *_recorded(state, memory)]
+    found = [*_kept(memory, confirmed), *_whole(state, memory, differing), *_recorded(state, memory)]
     return [f"after the crash: {one}" for one in found]
 
 
@@ -69,7 +77,7 @@ def _kept(memory: Memory, confirmed: frozenset[CommitId]) -> Iterator[str]:
         yield f"{short(now)} is confirmed, which was neither before nor wanted"
 
 
-def _whole(state: Path, memory: Memory) -> Iterator[str]:
+def _whole(state: Path, memory: Memory, differing: Differences = differences) -> Iterator[str]:
     named = {
         "confirmed": memory.confirmed,
         "on trial": memory.trial,
@@ -82,8 +90,11 @@ def _whole(state: Path, memory: Memory) -> Iterator[str]:
     linked = current(state)
     if linked is not None:
         digests["current"] = linked
+    known: dict[str, tuple[str, ...]] = {}
     for how, digest in digests.items():
-        for difference in differences(state / "releases" / digest, state / "content"):
+        if digest not in known:
+            known[digest] = differing(state / "releases" / digest, state / "content")
+        for difference in known[digest]:
             yield f"the release that is {how} is not whole: {difference}"
 
 

@@ -36,10 +36,12 @@ from metrica_agent.decisions.preflight import ImageNeed
 from metrica_agent.decisions.world import Memory
 from metrica_agent.durable import Disk
 from metrica_agent.tasks.device import run_device
+from metrica_agent.tasks.notary import Notary
 from metrica_agent.tasks.orders import Orders
 from metrica_agent.tasks.parts import Identity, Pace, Parts
 from metrica_agent.tasks.staging import SHIPPED_SAFE_MODE, Staging
 from metrica_agent.wake import Wake
+from metrica_agent.wiring import verified
 from metrica_fleet.codec import decode, encode
 from metrica_fleet.errors import NotNow, Unusable
 from metrica_fleet.identity import BootId, CommitId, DeviceId, FleetId, StreamId, short
@@ -153,6 +155,8 @@ class Hub:
     contradictions: list[str] = field(default_factory=list[str])
     watermarks: dict[StreamId, int] = field(default_factory=dict[StreamId, int])
     _lost: set[int] = field(default_factory=set[int])
+    _before: set[str] = field(default_factory=set[str])
+    """Streams of a ledger that was lost since."""
     _coming: asyncio.Queue[Said] = field(default_factory=asyncio.Queue[Said])
 
     def __post_init__(self) -> None:
@@ -160,18 +164,43 @@ class Hub:
         lines = self.path.read_bytes().splitlines() if self.path.exists() else []
         for line in lines:
             self._take(cast("Record", decode(RECORDS, line)))
+        if self._anew.exists():
+            self._before = set(self._anew.read_text(encoding="ascii").split())
 
-    def lost(self, stream: StreamId, last_seq: int, stored: int) -> list[str]:
+    @property
+    def _anew(self) -> Path:
+        return self.path.with_name("anew")
+
+    @property
+    def has(self) -> int:
+        """Up to which number it has all that the device said: its streams follow each other, and the numbers go on."""
+        has = 0
+        for stream, first in sorted(self._firsts().items(), key=lambda item: item[1]):
+            if first <= has + 1:
+                has = max(has, self.watermarks.get(stream, 0))
+        return has
+
+    def _firsts(self) -> dict[StreamId, int]:
+        """Return the first number of each stream that this ledger has said."""
+        ours = ((stream, record) for (stream, _), record in self.records.items() if stream not in self._before)
+        return {StreamId(stream): record.seq for stream, record in ours if record.prev == 0}
+
+    def begin_anew(self) -> None:
+        """Note that the ledger knows nothing of what was said before: it was lost, and numbers begin again."""
+        self._before = {stream for stream, _ in self.records}
+        self._anew.write_text("\n".join(sorted(self._before)), encoding="ascii")
+
+    def lost(self, last_seq: int, stored: int) -> list[str]:
         """Say what a device that stands there has forgotten of what it said, or struck out before it was stored."""
-        seen = max((seq for of, seq in self.records if of == stream), default=0)
+        seen = max((seq for stream, seq in self.records if stream not in self._before), default=0)
         found = [] if seen <= last_seq else [f"record {seen} was said, and the ledger's last is {last_seq}"]
-        if stored > self.watermarks.get(stream, 0):
-            found.append(f"{stored} records are held for stored, the hub has {self.watermarks.get(stream, 0)}")
+        if stored > self.has:
+            found.append(f"{stored} records are held for stored, the hub has {self.has}")
         return found
 
     def events(self) -> list[Event]:
-        """Return all events, by stream and number."""
-        return [record for _, record in sorted(self.records.items()) if isinstance(record, Event)]
+        """Return all events, in the order in which the device wrote them."""
+        return in_order(self.records)
 
     @asynccontextmanager
     async def session(self, will: Presence) -> AsyncGenerator[Hub]:
@@ -227,6 +256,13 @@ class Hub:
         if structs.replace(known, prev=0) != structs.replace(record, prev=0):
             self.contradictions.append(f"number {record.seq} means two things: {_brief(known)} and {_brief(record)}")
         self.watermarks[record.stream] = up_to(self.watermarks.get(record.stream, 0), record, self.records)
+
+
+def in_order(records: Mapping[tuple[str, int], Record]) -> list[Event]:
+    """Return the events, by number in each stream, and the streams as they came."""
+    streams = {stream: number for number, stream in enumerate(dict.fromkeys(stream for stream, _ in records))}
+    keys = sorted(records, key=lambda key: (streams[key[0]], key[1]))
+    return [record for key in keys if isinstance(record := records[key], Event)]
 
 
 def up_to(watermark: int, record: Record, records: Mapping[tuple[str, int], Record]) -> int:
@@ -336,14 +372,16 @@ async def _lived(machine: Path, remote: Path, boot_id: BootId, until: Cut | None
     await releases.clear_leftovers()
     ledger = await Ledger.open(state / "agent.sqlite")
     life.set_aside = ledger.opened.set_aside is not None
-    life.lost = hub.lost(ledger.stream, ledger.last_seq(), ledger.stored())
+    if ledger.last_seq() == 0:
+        hub.begin_anew()
+    life.lost = hub.lost(ledger.last_seq(), ledger.stored())
     try:
         parts = _parts(state, remote, boot_id, ledger=ledger, engine=engine, hub=hub, releases=releases)
         async with asyncio.TaskGroup() as group:
             device = group.create_task(run_device(parts))
             life.rested = await _came_to(until or _rests(remote, hub, ledger), ledger, boot_id)
             device.cancel()
-        life.lost += hub.lost(ledger.stream, ledger.last_seq(), ledger.stored())
+        life.lost += hub.lost(ledger.last_seq(), ledger.stored())
         life.story = [f"{event.kind} {event.message}" for event in reversed(await ledger.recent_events(12))]
         life.story += [f"{one.rule}: {one.why}" for _, one in reversed(await ledger.decisions(3))]
     finally:
@@ -366,7 +404,7 @@ def _rests(remote: Path, hub: Hub, ledger: Ledger) -> Cut:
     wanted = branch_of_folder(Remote(str(remote)), "main")
 
     def rests(look: Look) -> bool:
-        all_there = hub.away or hub.watermarks.get(ledger.stream, 0) >= look.last_seq
+        all_there = hub.away or ledger.stored() >= look.last_seq
         return look.rule == "rest" and all_there and settled(look.memory, wanted)
 
     return rests
@@ -415,6 +453,7 @@ def _parts(
         orders=Orders(
             spool=Spool(state / "console"), wake=Wake(clock.now_s), now_s=clock.now_s, chance=random.Random(2).random
         ),
+        notary=Notary(verify=verified),
         chance=random.Random(1).random,
     )
 

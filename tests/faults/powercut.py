@@ -92,6 +92,12 @@ class State:
     same: Mapping[str, tuple[str, ...]]
     """First path of a file -> its other names."""
 
+    def only(self, *beginnings: str) -> State:
+        """Return it with those paths only that begin so, and the directories above them."""
+        above = {one[:place] for one in beginnings for place in range(len(one)) if one[place] == "/"}
+        entries = {path: entry for path, entry in self.entries.items() if path in above or path.startswith(beginnings)}
+        return State(self.how, entries, {first: others for first, others in self.same.items() if first in entries})
+
     def key(self) -> int:
         """Return the same for what is the same, within one process."""
         return hash(frozenset(self.entries.items()))

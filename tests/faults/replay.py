@@ -33,9 +33,10 @@ from tests.faults.powercut import Disk, State, states
 from tests.fixtures.agent import fleet_files
 
 from metrica_agent.adapters.ledger import remembered
+from metrica_agent.adapters.releases.scan import differences
 from metrica_agent.decisions.trial import MAX_APPLIES, MAX_BOOTS
 from metrica_fleet.errors import NotNow
-from metrica_fleet.identity import CommitId, StreamId
+from metrica_fleet.identity import CommitId
 
 if TYPE_CHECKING:
     from metrica_agent.decisions.world import Trial
@@ -47,6 +48,8 @@ FLEET_FILE: Final = 'name = "cut"\n[health]\nsoak_s = 3\nstart_deadline_s = 30\n
 BACKLOG: Final = 80
 """Records that wait when the network comes back: more than are struck out at a time."""
 RECORD_S: Final = 60.0
+NOTHING_YET: Final = frozenset[CommitId]()
+"""What may be confirmed where nothing was, or where nobody knows it any more."""
 SCRATCH: Final = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - thousands of small trees, in memory
 
 
@@ -100,9 +103,9 @@ class Place:
         return commit
 
     def recorded(
-        self, wanted: CommitId, confirmed: CommitId, before: CommitId | None, *, told: bool = True
+        self, wanted: CommitId, confirmed: CommitId, may_be: frozenset[CommitId], *, told: bool = True
     ) -> Recording:
-        """Live one boot in a process of its own, and write it down."""
+        """Live one boot in a process of its own, and write it down; for the rest see ``Recording``."""
         (self.machine / "world").mkdir(parents=True, exist_ok=True)
         disk = Disk.read(self.machine)
         board = Board(self.folder / f"shim-{secrets.token_hex(4)}", self.machine)
@@ -117,7 +120,6 @@ class Place:
             raise Violation(f"undisturbed, it did not come to rest within {RECORD_S:g} s") from None
         if done.returncode != 0:
             raise Violation(f"undisturbed, it did not come to rest\n{done.stderr[-3000:]}")
-        may_be = frozenset[CommitId]() if before is None else frozenset({before, confirmed})
         return Recording(
             before=disk,
             operations=tuple(board.operations()),
@@ -146,27 +148,27 @@ def history(place: Place, updates: int = 4) -> CommitId:
 def first(place: Place) -> Recording:
     """The first commit of a new device."""
     commit = place.commits.push(files("first"))
-    return place.recorded(commit, commit, None)
+    return place.recorded(commit, commit, NOTHING_YET)
 
 
 def update(place: Place) -> Recording:
     """A good commit, on a device that has several releases."""
     before = history(place)
     commit = place.commits.push(files("next"))
-    return place.recorded(commit, commit, before)
+    return place.recorded(commit, commit, frozenset({before, commit}))
 
 
 def rollback(place: Place) -> Recording:
     """A bad commit."""
     before = history(place, 2)
-    return place.recorded(place.commits.push(files("bad", bad=True)), before, before)
+    return place.recorded(place.commits.push(files("bad", bad=True)), before, frozenset({before}))
 
 
 def drain(place: Place) -> Recording:
     """The network comes back after a while."""
     before = history(place, 1)
     place.lived(before, until=lambda look: look.last_seq > BACKLOG, away=True)
-    return place.recorded(before, before, before)
+    return place.recorded(before, before, frozenset({before}))
 
 
 def renewed(place: Place) -> Recording:
@@ -174,7 +176,7 @@ def renewed(place: Place) -> Recording:
     before = history(place, 1)
     ledger = place.machine / "state" / invariants.LEDGER
     ledger.write_bytes(b"no ledger at all" * 512)
-    return place.recorded(before, before, None, told=False)
+    return place.recorded(before, before, NOTHING_YET, told=False)
 
 
 def again(place: Place, chance: random.Random) -> Recording:
@@ -184,7 +186,7 @@ def again(place: Place, chance: random.Random) -> Recording:
     shutil.rmtree(place.machine)
     place.machine.mkdir()
     state.write(place.machine)
-    return place.recorded(recording.wanted, recording.confirmed, next(iter(recording.may_be)))
+    return place.recorded(recording.wanted, recording.confirmed, recording.may_be)
 
 
 SCENARIOS: Final[Mapping[str, Callable[[Place, random.Random], Recording]]] = {
@@ -321,18 +323,30 @@ def replay(name: str, effort: Effort, folder: Path) -> Verdict:
     return verdict
 
 
+LEDGER_AND_LINK: Final = ("world", f"state/{invariants.LEDGER}", "state/current")
+"""What is judged of each state anew; the releases are the same in most."""
+
+
 @dataclass(frozen=True)
 class _Judge:
     name: str
     recording: Recording
     folder: Path
+    _known: dict[tuple[str, frozenset[tuple[str, Any]]], tuple[str, ...]] = field(
+        default_factory=dict[tuple[str, frozenset[tuple[str, Any]]], tuple[str, ...]]
+    )
+    """A release's name, and all that is on the disk of releases and contents -> how they differ from its MANIFEST."""
 
     def as_it_lies(self, number: int, state: State) -> list[str]:
         """Judge the disk before an agent touches it."""
         if not self.recording.may_be:
             return []
-        self._write(state)
-        found = invariants.after_a_crash(self.folder / "state", confirmed=self.recording.may_be)
+        self._write(state.only(*LEDGER_AND_LINK))
+
+        def differing(release: Path, _contents: Path) -> tuple[str, ...]:
+            return self._differing(release.name, state)
+
+        found = invariants.after_a_crash(self.folder / "state", confirmed=self.recording.may_be, differing=differing)
         return self._told(number, state.how, [*found, *forgotten(self.folder)])
 
     def recovery(self, number: int, state: State, *, damaged: bool) -> list[str] | None:
@@ -343,11 +357,21 @@ class _Judge:
         how = f"{state.how}{', a staged release damaged' if damaged else ''}"
         return self._told(number, how, recovered(self.recording, self.folder, f"after-{number}"))
 
-    def _write(self, state: State) -> None:
-        if self.folder.exists():
-            _removed(self.folder)
-        self.folder.mkdir()
-        state.write(self.folder)
+    def _differing(self, digest: str, state: State) -> tuple[str, ...]:
+        there = state.only(f"state/releases/{digest}", "state/content")
+        key = digest, frozenset(there.entries.items())
+        if key not in self._known:
+            whole = self.folder.with_name("whole")
+            self._write(there, whole)
+            self._known[key] = differences(whole / "state" / "releases" / digest, whole / "state" / "content")
+        return self._known[key]
+
+    def _write(self, state: State, folder: Path | None = None) -> None:
+        folder = folder or self.folder
+        if folder.exists():
+            _removed(folder)
+        folder.mkdir()
+        state.write(folder)
 
     def _told(self, number: int, how: str, violations: list[str]) -> list[str]:
         if not violations:
@@ -362,9 +386,10 @@ def forgotten(folder: Path) -> list[str]:
     """Say what the hub has seen and the ledger does not know any more."""
     hub = machine.Hub(folder / "world" / "sent")
     with closing(sqlite3.connect(folder / "state" / invariants.LEDGER)) as db:
-        stream, stored = db.execute("SELECT stream, stored FROM life").fetchone()
+        (stored,) = db.execute("SELECT stored FROM life").fetchone()
         (last,) = db.execute("SELECT max(seq) FROM outbox").fetchone()
-    return hub.lost(StreamId(stream), max(stored, last or 0), stored)
+    last_seq = max(stored, last or 0)
+    return hub.lost(last_seq, stored) if last_seq else []
 
 
 def _removed(folder: Path) -> None:

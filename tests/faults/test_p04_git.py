@@ -16,12 +16,12 @@ from typing import NamedTuple
 import pytest
 from tests.faults.failures import FailureTable
 from tests.fixtures.agent import Agent, Wiring, fleet_files, until
+from tests.fixtures.broker import free_port
 from tests.fixtures.engine import RealEngine, busybox, engine
 from tests.fixtures.git_servers import (
     Faults,
     GitHttpServer,
     Repository,
-    free_port,
     git,
     http_server,
     repository,

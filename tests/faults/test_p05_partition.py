@@ -141,7 +141,7 @@ def test_a_fleet_that_returns_at_once_sends_no_more_than_a_hub_can_store() -> No
     assert 500 * Pace().per_s <= HUB_STORES_A_SECOND / 2
     cap_s = Timing().reconnect_cap_s
     arrivals = Counter(int(full_jitter(20, number / 500, Timing().reconnect_base_s, cap_s)) for number in range(500))
-    assert max(arrivals.values()) <= 5
+    assert max(arrivals.values()) <= 500 / cap_s + 1
     assert len(arrivals) == cap_s
 
 
@@ -230,7 +230,10 @@ def test_a_device_that_is_cut_off_works_on_and_tells_all_of_it_afterwards(
         shortened_s=LOST_S - LOST_AFTER_S,
     )
     failure_table.row(
-        "Network partition", "the same; seen by the hub (last will)", detected_s=offline_s, recovered_s=offline_s
+        "Network partition",
+        "the same; seen by the hub (last will, or silence)",
+        detected_s=offline_s,
+        recovered_s=offline_s,
     )
 
 

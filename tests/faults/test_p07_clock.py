@@ -21,7 +21,7 @@ from tests.fixtures.git_servers import http_server, tls_context
 if TYPE_CHECKING:
     from tests.integration.end_to_end.device import Device, HubView
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 IN_1970: Final = "1970-01-02 00:00:10"
 IN_2040: Final = "2040-06-01 12:00:00"
 
@@ -87,7 +87,7 @@ def test_a_device_that_boots_in_1970_deploys_and_says_that_it_does_not_know_the_
     device: Device, hub: HubView, clock: Clock
 ) -> None:
     agent = on(clock, device)
-    commit = device.deploy(within_s=60)
+    commit = device.deploy(within_s=200)
     device.serves("one")
     told = hub.event(device.name, "release.confirmed", commit)
     assert told["at"] is None
@@ -103,7 +103,7 @@ def test_a_device_that_boots_in_1970_deploys_and_says_that_it_does_not_know_the_
 def test_a_clock_that_jumps_by_years_changes_nothing(device: Device, hub: HubView, clock: Clock, date: str) -> None:
     clock.set(today())
     agent = on(clock, device)
-    device.deploy(within_s=60)
+    device.deploy(within_s=200)
     ids = device.engine.ids()
     mark = agent.mark()
     clock.set(date)
@@ -116,14 +116,14 @@ def test_a_clock_that_jumps_by_years_changes_nothing(device: Device, hub: HubVie
     # In a soak: its end is measured on the boot clock.
     clock.set(today())
     soaking = device.push(device.files(page="two", health="soak_s = 4\nstart_deadline_s = 60"))
-    device.soaking(within_s=90)
+    device.soaking(within_s=200)
     began = time.monotonic()
     clock.set(date)
-    confirmed = device.confirmed(soaking, within_s=60)
+    confirmed = device.confirmed(soaking, within_s=200)
     assert time.monotonic() - began > 2
     took_s = confirmed.detail["took_s"]
     assert isinstance(took_s, float)
-    assert 4 <= took_s < 60
+    assert 4 <= took_s < 200
     hub.wait_for_device(device.name, commit=soaking)
     stamps = [event.uptime_s for event in agent.events()]
     assert stamps == sorted(stamps)
@@ -141,9 +141,9 @@ def test_a_remote_that_can_not_be_trusted_in_1970_names_the_clock(device: Device
         agent = on(clock, device)
         agent.environment["SSL_CERT_FILE"] = str(trusted)
         agent.start()
-        told = agent.wait_for("git.unreachable", within_s=60)
+        told = agent.wait_for("git.unreachable", within_s=200)
         assert told.reason == "git-tls"
         assert "not yet valid" in told.message
         assert "the device's clock" in told.message
         clock.set(today())
-        agent.wait_for("git.reachable", within_s=60)
+        agent.wait_for("git.reachable", within_s=200)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from metrica_fleet.records import Event
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 LOOK_S, DWELL_S = 0.3, 1.0
 STACK: Final[dict[str, Any]] = {
     "web": WEB,

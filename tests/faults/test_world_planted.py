@@ -22,8 +22,14 @@ PLANTED = {
     "world-starts-not-counted": ("crash-loop", "is not in safe mode"),
     "world-bad-under-another-name": ("push-bad,push-bad-again", "its release failed one before"),
     "world-hold-ignored": ("hold,push-good,push-good", "nothing is to change"),
+    "world-stop-ignored": ("stop,push-good,push-good", "it is stopped"),
     "world-strain-ignored": ("heat,push-good,push-good", "on a machine that is strained by"),
     "world-nobody-rests": ("heat,memory-short", "runs, and it is strained by"),
+    "world-gate-ignored": ("push-good,gate-forged", "is begun outside of an open stage"),
+    "world-lock-not-waited-for": ("lock,push-good,push-good", "holds its lock for"),
+    "world-command-not-written-down": ("command,hub-killed", "no command that is written down asks for that"),
+    "world-command-of-another-device": ("command,command-forged", "the hub never gave it to this device"),
+    "world-halt-ignored": ("stop,push-good,push-good", "runs, and it is halted"),
 }
 """Patch → what is to happen in the world, and a promise that then breaks."""
 WORLDS = 4

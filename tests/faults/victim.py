@@ -23,10 +23,10 @@ from tests.faults.machine import settled
 from tests.fixtures.agent import Agent, Wiring, fleet_files
 from tests.fixtures.broker import free_port
 
+from metrica_agent import console_orders
 from metrica_agent.adapters.clock import boot_clock_s
 from metrica_agent.adapters.ledger import recent_decisions, recent_events
 from metrica_agent.adapters.spool import Spool
-from metrica_agent.console_orders import SPOOL
 from metrica_agent.decisions.orders import SafeModeOrder
 from metrica_agent.decisions.starting import CRASH_LOOP_STARTS
 from metrica_fleet.errors import NotNow
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from tests.faults.witness import Witness
 
+    from metrica_agent.decisions.orders import Order
     from metrica_fleet.records import Event
 
 LOOK_S: Final = 0.1
@@ -165,17 +166,22 @@ class Victim:
 
     def safe_mode(self, *, kills: Sequence[Kill] = ()) -> Cycle:
         """Order safe mode, and kill the agent on its way there."""
-        spool = Spool(self.agent.state / SPOOL)
+        spool = Spool(self.agent.state / console_orders.SPOOL)
         mark = len(self.heard())
         return self._through(
             kills,
             Errand(
-                begin=lambda: spool.give(SafeModeOrder(on=True, reason="a test")),
+                begin=lambda: self._ordered(spool, SafeModeOrder(on=True, reason="a test")),
                 may_be=frozenset(filter(None, {self._confirmed})),
                 rests=lambda rule: rule == "rest.safe",
                 judge=lambda: self._in_safe_mode(mark),
             ),
         )
+
+    def _ordered(self, spool: Spool, order: Order) -> None:
+        """Give an order and ring, as the console does: an agent that nobody rings for looks by itself after a while."""
+        spool.give(order)
+        console_orders.ring(self.agent.state / console_orders.LOCK)
 
     def heard(self) -> Sequence[Event]:
         """Return all events that came to the hub."""

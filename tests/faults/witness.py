@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Self, cast
 
 import aiomqtt
 from msgspec import structs
-from tests.faults.machine import up_to
+from tests.faults.machine import in_order, up_to
 
 from metrica_fleet.codec import decode, encode
 from metrica_fleet.identity import DeviceId, FleetId, StreamId
@@ -54,10 +54,8 @@ class Witness:
         return self._watermarks[device].get(StreamId(stream), 0)
 
     def events(self, device: str) -> Sequence[Event]:
-        """Return all events that came, by stream and number."""
-        records = self._records[device]
-        found = [records[key] for key in sorted(records)]
-        return [record for record in found if isinstance(record, Event)]
+        """Return all events that came, in the order in which the device wrote them."""
+        return in_order(self._records[device])
 
     def contradictions(self, device: str) -> Sequence[str]:
         """Return one sentence for each number that meant two things."""

@@ -17,21 +17,18 @@ import contextlib
 import logging
 import socket
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import aiomqtt
+import msgspec
 import structlog
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from metrica_agent.postponed import postponed
 from metrica_fleet.codec import MAX_PAYLOAD_BYTES, decode, encode
 from metrica_fleet.errors import FleetError, NotNow, Unusable
 from metrica_fleet.topics import PRESENCE, Address, Channel, address_of, topic_of
-
-with postponed("urllib.request"):
-    import aiomqtt
-    from paho.mqtt.packettypes import PacketTypes
-    from paho.mqtt.properties import Properties
-    from paho.mqtt.subscribeoptions import SubscribeOptions
 
 if TYPE_CHECKING:
     import ssl
@@ -48,6 +45,8 @@ WINDOW: Final = 20
 """Publications that may be on their way at once; aiomqtt's best, and paho's own."""
 
 _GARBAGE_TOLD: Final = 100
+_TAKEN_OVER: Final = 0x8E
+"""MQTT's reason code of a session that another client of the same name has taken."""
 _AddressInfo = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
 
 _QUIET: Final = logging.getLogger("metrica_agent.adapters.bus.mqtt")
@@ -56,8 +55,7 @@ _QUIET.setLevel(logging.CRITICAL)  # whatever goes wrong below is raised as well
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Broker:
+class Broker(msgspec.Struct, frozen=True, kw_only=True):
     """Where the broker is, and who we are to it."""
 
     host: str
@@ -69,8 +67,7 @@ class Broker:
     """Makes the context at each connection; ``None``: no TLS."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class Patience(msgspec.Struct, frozen=True, kw_only=True):
     """How long we wait for the network, and the broker for us."""
 
     connect_s: float = 10.0
@@ -86,8 +83,7 @@ class Patience:
     """A link that is back in time tells nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(msgspec.Struct, frozen=True):
     """A message of the bus, decoded."""
 
     channel: Channel
@@ -113,7 +109,8 @@ class Bus:
         """Connect; ``will`` is published when the connection ends in any way but through ``Link.leave``.
 
         Raises:
-            NotNow: ``bus-unreachable``, ``bus-refused`` or ``bus-credentials``; inside it ``bus-lost``.
+            NotNow: ``bus-unreachable``, ``bus-refused`` or ``bus-credentials``; inside it ``bus-lost``, or
+                ``bus-taken-over``: another machine goes by our name.
         """
         client = self._client(will, await self._password())
         sock = await self._dialled()
@@ -228,7 +225,7 @@ class Link:
         try:
             answers = await self._client.subscribe(wanted, timeout=self._patience.answer_s)
         except aiomqtt.MqttError as error:
-            raise _lost(error) from error
+            raise self._lost(error) from error
         _heed_cancellation()
         for (topic, _), answer in zip(wanted, answers, strict=False):
             if not isinstance(answer, int) and answer.is_failure:
@@ -247,7 +244,7 @@ class Link:
                 topic, encode(message), retain=channel.retained, timeout_s=self._patience.answer_s
             )
         except (aiomqtt.MqttError, TimeoutError) as error:
-            raise _lost(error) from error
+            raise self._lost(error) from error
         if answer.is_failure:
             raise Unusable(f"the broker refuses what is published on {topic}: {answer}", reason="bus-denied")
 
@@ -267,7 +264,7 @@ class Link:
                 if (incoming := self._bus.understood(message)) is not None:
                     yield incoming
         except aiomqtt.MqttError as error:
-            raise _lost(error) from error
+            raise self._lost(error) from error
 
     async def leave(self, last_word: Presence) -> None:
         """Say ``last_word`` in the will's place, so that ``close`` is clean; or leave it to the will."""
@@ -289,6 +286,11 @@ class Link:
             log.info("bus_end_unanswered", error=str(error))
         finally:
             self._client.drop()
+
+    def _lost(self, error: Exception) -> NotNow:
+        if self._client.taken_over:
+            return NotNow("another machine connected under this device's name", reason="bus-taken-over")
+        return NotNow(f"the connection to the broker is lost: {error or 'no answer in time'}", reason="bus-lost")
 
 
 class _Client(aiomqtt.Client):
@@ -346,6 +348,13 @@ class _Client(aiomqtt.Client):
             if not self._disconnected.done():
                 self._disconnected.set_exception(error)
 
+    @property
+    def taken_over(self) -> bool:
+        """Whether the broker ended the connection because another client of our name came."""
+        ended = self._disconnected
+        error = ended.exception() if ended.done() and not ended.cancelled() else None
+        return isinstance(error, aiomqtt.MqttCodeError) and getattr(error.rc, "value", None) == _TAKEN_OVER
+
     def waiting(self) -> list[aiomqtt.Message]:
         """Take the messages that have been received and not read."""
         return [self._queue.get_nowait() for _ in range(len(self.messages))]
@@ -369,10 +378,6 @@ def _about_json(packet: int) -> Properties:
     properties.ContentType = "application/json"
     properties.PayloadFormatIndicator = 1
     return properties
-
-
-def _lost(error: Exception) -> NotNow:
-    return NotNow(f"the connection to the broker is lost: {error or 'no answer in time'}", reason="bus-lost")
 
 
 async def _connected(host: str, port: int, timeout_s: float) -> socket.socket:

@@ -8,12 +8,12 @@ import shutil
 import time
 from asyncio.subprocess import DEVNULL, PIPE
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import aiofiles
+import msgspec
 
 from metrica_agent.decisions.strain import StrainLimits, room
 from metrica_fleet.errors import NotNow
@@ -34,8 +34,7 @@ _UNDER_VOLTAGE, _FREQUENCY_CAPPED, _THROTTLED, _SOFT_LIMIT = 1, 2, 4, 8
 """The bits of get_throttled that are about now; those from 0x10000 on are about the time since boot."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
+class Sources(msgspec.Struct, frozen=True, kw_only=True):
     """Where this machine's sensors are."""
 
     thermal_zones: Path = Path("/sys/class/thermal")

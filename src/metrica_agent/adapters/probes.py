@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import re
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, assert_never
 from urllib.parse import urlsplit
 
+from metrica_agent.certificates import trust
 from metrica_agent.decisions.world import CheckResult
 from metrica_fleet.definition import Check, CommandCheck, HttpCheck, TcpCheck
 from metrica_fleet.errors import NotNow
 
 if TYPE_CHECKING:
+    import ssl
     from asyncio import StreamReader, StreamWriter
     from collections.abc import AsyncGenerator
 
@@ -85,7 +85,7 @@ async def _ask_http(check: HttpCheck) -> None:
     path = f"{url.path or '/'}?{url.query}" if url.query else url.path or "/"
     headers = f"Host: {url.netloc}\r\nUser-Agent: metrica-agent\r\nConnection: close\r\n"
     request = f"GET {path} HTTP/1.1\r\n{headers}\r\n"
-    async with _connected(url.hostname or "", port, _tls() if secure else None) as (reader, writer):
+    async with _connected(url.hostname or "", port, trust(None) if secure else None) as (reader, writer):
         writer.write(request.encode("ascii"))
         await writer.drain()
         status = await _status(reader)
@@ -124,11 +124,6 @@ async def _connected(
         yield reader, writer
     finally:
         writer.transport.abort()
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    return ssl.create_default_context()
 
 
 def _failed(check: Check, message: str) -> CheckResult:

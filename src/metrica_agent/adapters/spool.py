@@ -8,7 +8,6 @@ nobody hears costs nothing, for the agent looks from time to time as well.
 from __future__ import annotations
 
 import os
-import secrets
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -58,7 +57,7 @@ class Spool:
             NotNow: ``spool-unwritable``.
         """
         numbers = [int(path.name[:12]) for path in self._waiting()]
-        order_id = f"{max(numbers, default=0) + 1:012d}-{secrets.token_hex(4)}"
+        order_id = f"{max(numbers, default=0) + 1:012d}-{os.urandom(4).hex()}"
         path, disk = self._path(order_id), Disk()
         try:
             disk.directory(self._folder, 0o700)

@@ -22,6 +22,8 @@ LOOK_S: Final = {LOCKED: 5.0, OUTSIDE_WINDOW: 30.0}
 """How soon to look again."""
 PROGRESS_S: Final = 900.0
 """How often the time that was waited is written down: a reboot forgets no more of it."""
+UNSEEN_S: Final = 2 * PROGRESS_S
+"""A wait that was not written down for so long was no wait for consent: it is looked at, and written down, before."""
 _DAYS: Final = tuple(Day)
 
 
@@ -108,10 +110,13 @@ def held(observed: Observed, release: Release) -> frozenset[str]:
 
 
 def waited(waiting: Waiting | None, boot_id: BootId, now_s: float) -> tuple[float, float]:
-    """Return how long was waited in all, and for locks alone. What another boot did not write down is not counted."""
+    """Return how long was waited in all, and for locks alone. What another boot did not write down is not counted.
+
+    Nor is time in which something else was waited for, as a hold is: whoever waits for consent looks often.
+    """
     if waiting is None:
         return 0.0, 0.0
-    since_s = max(0.0, now_s - waiting.since_s) if waiting.boot_id == boot_id else 0.0
+    since_s = min(max(0.0, now_s - waiting.since_s), UNSEEN_S) if waiting.boot_id == boot_id else 0.0
     return waiting.total_s + since_s, waiting.locked_s + (since_s if waiting.reason == LOCKED else 0.0)
 
 

@@ -1,8 +1,10 @@
 """The one decision: what to do next, from everything that is known. Rules in order of precedence, the first that fits.
 
-    an order → a stage of strain → cleaning a low disk → a trial in progress → who rests → a hold →
-    a commit that can't be used → a release that is gone from the disk →
-    the wanted commit, stage by stage, with the workload's consent → safe mode → drift → sweep → rest
+    an order → the emergency stop → work that was ordered → a stage of strain → cleaning a low disk → a trial →
+    (while stopped: a commit to take note of, the safe-mode stack) → who rests → a hold →
+    a rollout that was aborted → a commit that can't be used → a release that is gone from the disk →
+    the wanted commit, stage by stage, with the rollout's gate open and the workload's consent →
+    safe mode → drift → sweep → rest
 
 Strain makes updates wait, and nothing else: a trial in progress goes on to its verdict, as a device between two
 releases is worse off than on either, and the way back is how it gets rid of a release that strains it. Cleaning and
@@ -14,14 +16,15 @@ Every path ends in ``Wait``. ``explain`` prints the rule and the facts of each d
 from __future__ import annotations
 
 from itertools import starmap
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from msgspec.structs import replace
 
-from metrica_agent.decisions import consent, drift, obeying, remembering, repair, sparing
+from metrica_agent.decisions import consent, drift, gating, obeying, remembering, repair, sparing, stopping
 from metrica_agent.decisions import strain as straining
 from metrica_agent.decisions import trial as judging
 from metrica_agent.decisions.lineage import HISTORY
+from metrica_agent.decisions.orders import Given, Work
 from metrica_agent.decisions.sparing import kept, standing_on
 from metrica_agent.decisions.steps import (
     REST_S,
@@ -39,6 +42,7 @@ from metrica_agent.decisions.steps import (
     held_up,
     step_key,
 )
+from metrica_agent.decisions.trust import usable
 from metrica_agent.decisions.world import (
     Container,
     Deployed,
@@ -52,6 +56,10 @@ from metrica_agent.decisions.world import (
 )
 from metrica_fleet.identity import CommitId, short
 from metrica_fleet.records import Scalar
+from metrica_fleet.stop import Level
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 WORTH_REFUSING = frozenset({"image-unreachable", "host-source-missing"})
 """What a release waits for no longer than its ``pull_deadline_s``: it may never come. All else is the machine's."""
@@ -59,6 +67,8 @@ UNWELL = "rest.unwell"
 """The rule of a device that can do nothing about what ails it."""
 CONSENT = "consent."
 """How the rules begin by which a release that is ready waits."""
+HELD = "held"
+"""The rule of a device on which nothing is to change."""
 PREFLIGHT_FRESH_S = 60.0
 """How old a preflight may be after a wait for consent."""
 FRESH_S = 15.0
@@ -72,21 +82,31 @@ def decide(observed: Observed, now_s: float) -> Choice:
     with something to do is taken, and only when all wait, the one that waits the shortest.
     """
     memory = observed.memory
-    if observed.given is not None:
-        step = obeying.obeyed(memory, observed.given, observed.boot_id, now_s)
-        return Choice(rule="order", step=step, why=f"it was ordered: {observed.given.order.reason}")
-    strained = sparing.tell_or_clean(observed, now_s)
+    given = observed.given
+    if given is not None and not isinstance(given.order, Work):
+        return _ordered(observed, given, now_s)
+    strained, stop = sparing.tell_or_clean(observed, now_s), stopping.obey(observed, now_s)
+    first = observed.unwritten and strained is not None  # what frees the disk that a stop is to be written on
+    if stop is not None and not isinstance(stop.step, Wait) and not first:
+        return stop
+    if given is not None:
+        return _ordered(observed, given, now_s)
+    strained = strained or gating.noted(observed)
     if strained is not None:
         return strained
     if memory.trial is not None:
-        return _on_trial(observed, memory.trial, now_s)
+        judged = gating.taken_back(observed, memory.trial, now_s) or _on_trial(observed, memory.trial, now_s)
+        return stopping.bounded(observed, judged, now_s)
+    if stop is not None:
+        return _soonest(_while_stopped(observed, stop, now_s))
     resting = sparing.rest_or_resume(observed, now_s)
     if resting is not None and not isinstance(resting.step, Wait):
         return resting
     if memory.held is not None:
-        return Choice(rule="held", step=Wait(until_s=now_s + REST_S), why=memory.held.message)
+        return Choice(rule=HELD, step=Wait(until_s=now_s + REST_S), why=memory.held.message)
     choices = (
         resting,
+        gating.aborted(observed, now_s),
         _unacceptable(observed),
         repair.lost(observed, now_s),
         _update(observed, now_s),
@@ -95,6 +115,16 @@ def decide(observed: Observed, now_s: float) -> Choice:
         _sweep(observed, now_s),
         _rest(observed, now_s),
     )
+    return _soonest(choices)
+
+
+def _ordered(observed: Observed, given: Given, now_s: float) -> Choice:
+    step = obeying.step_for(observed, given, now_s)
+    return Choice(rule="order", step=step, why=f"it was ordered: {given.order.reason}")
+
+
+def _soonest(choices: Iterable[Choice | None]) -> Choice:
+    """Return the first with something to do, and when all wait, the one that waits the shortest."""
     waiting: list[tuple[float, Choice]] = []
     for choice in choices:
         if choice is None:
@@ -116,6 +146,8 @@ def facts(observed: Observed, now_s: float) -> dict[str, Scalar]:
         "confirmed": short(memory.confirmed.release) if memory.confirmed else None,
         "resolved": short(memory.resolved.release) if memory.resolved else None,
         "safe_mode": memory.safe.reason if memory.safe else None,
+        "stopped": stopping.in_words(memory.stop.obeyed) if memory.stop and memory.stop.obeyed else None,
+        "gate": gating.in_words(memory.gate) if memory.gate else None,
         "held": memory.held.message if memory.held else None,
         "trial": f"{memory.trial.kind} {short(memory.trial.release)}" if memory.trial else None,
         "strain": "; ".join(reason for reason, _ in straining.all_in_words(memory.strain)) or None,
@@ -136,6 +168,19 @@ def _container_in_words(container: Container) -> str:
 
 def _setback_in_words(key: str, setback: Setback) -> str:
     return f"{key[:20]} {setback.attempts} times: {setback.reason}"
+
+
+def _while_stopped(observed: Observed, stop: Choice, now_s: float) -> Iterable[Choice | None]:
+    """Yield what a stop leaves to be done: what is wanted is known, and the stack that always works is there."""
+    candidate, halted = observed.candidate, stopping.level(observed.memory) is Level.HALT
+    yield _unacceptable(observed)
+    yield _accept(observed, candidate) if isinstance(candidate, Desired) else None
+    if not halted:
+        yield sparing.rest_or_resume(observed, now_s)
+        yield _safe_mode(observed, now_s)
+    if observed.memory.safe is not None and stopping.level(observed.memory) is Level.SAFE:
+        yield repair.repair(observed, now_s)
+    yield stop
 
 
 # --- a trial, forward or back ---------------------------------------------------------------------------------
@@ -208,9 +253,9 @@ def _update(observed: Observed, now_s: float) -> Choice | None:
     desired, memory = observed.candidate, observed.memory
     if not isinstance(desired, Desired):
         return None
-    if (memory.accepted, memory.role, memory.tags) != (desired.commit, desired.role, desired.tags):
-        step = remembering.accepted(memory, desired)
-        return Choice(rule="update.accept", step=step, why="Git offers a commit that goes forward")
+    accepting = _accept(observed, desired)
+    if accepting is not None:
+        return accepting
     if memory.refusal_of(desired.commit) or _in_place(observed, desired):
         return None
     if memory.safe is not None and memory.safe.commit == desired.commit:
@@ -223,6 +268,15 @@ def _update(observed: Observed, now_s: float) -> Choice | None:
         step = Stage(desired=desired)
         return held_up(observed, step, now_s) or Choice(rule="update.stage", step=step, why="it is not staged yet")
     return _update_to(observed, desired, resolved, now_s)
+
+
+def _accept(observed: Observed, desired: Desired) -> Choice | None:
+    memory = observed.memory
+    known = (memory.accepted, memory.role, memory.tags) == (desired.commit, desired.role, desired.tags)
+    if known and (memory.trust is not None or memory.signers == usable(desired.signers)):
+        return None
+    step = remembering.accepted(memory, desired)
+    return Choice(rule="update.accept", step=step, why="Git offers a commit that goes forward")
 
 
 def _in_place(observed: Observed, desired: Desired) -> bool:
@@ -241,9 +295,12 @@ def _update_to(observed: Observed, desired: Desired, resolved: Deployed, now_s: 
     if known_bad is not None:
         message = f"it is the release that was refused as commit {short(known_bad.commit)}: {known_bad.message}"
         return _refuse(memory, resolved.commit, "same-release-refused", message)
+    ahead = gating.ahead(observed, desired, now_s)
+    if ahead is not None:
+        return ahead
     if observed.preflighted != resolved.release:
         return _preflight(observed, desired, resolved, now_s)
-    asked = _consent(observed, desired, resolved, now_s)
+    asked = gating.closed(observed, desired, now_s) or _consent(observed, desired, resolved, now_s)
     if asked is not None:
         return asked
     sample = observed.sample
@@ -261,7 +318,7 @@ def _update_to(observed: Observed, desired: Desired, resolved: Deployed, now_s: 
 
 
 def _consent(observed: Observed, desired: Desired, resolved: Deployed, now_s: float) -> Choice | None:
-    """Wait for a window or a lock; what was looked at before a wait is looked at again after it."""
+    """Wait for a window or a lock; what was looked at before a wait, for the gate too, is looked at again after it."""
     if observed.offered is None or observed.offered.digest != resolved.release:
         return None
     asked = consent.withheld(observed, desired, observed.offered, now_s)
@@ -270,6 +327,7 @@ def _consent(observed: Observed, desired: Desired, resolved: Deployed, now_s: fl
         return Choice(rule=f"{CONSENT}{asked.reason}", step=step, why=asked.message)
     waiting = observed.memory.waiting
     waited = waiting is not None and waiting.release == resolved.release
+    waited |= gating.has_waited(observed.memory, desired.commit)
     if waited and now_s > observed.preflighted_s + PREFLIGHT_FRESH_S:
         return _preflight(observed, desired, resolved, now_s)
     return None

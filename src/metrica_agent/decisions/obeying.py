@@ -6,15 +6,66 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
+from metrica_agent.decisions import stopping
 from metrica_agent.decisions.lineage import HISTORY
-from metrica_agent.decisions.orders import Given, HistoryOrder, HoldOrder, SafeModeOrder
+from metrica_agent.decisions.orders import (
+    Failed,
+    Given,
+    HistoryOrder,
+    HoldOrder,
+    RedeployOrder,
+    RestartOrder,
+    SafeModeOrder,
+    SignedStopOrder,
+    Work,
+)
 from metrica_agent.decisions.remembering import back_to, told_entered, told_going_back, told_left
-from metrica_agent.decisions.steps import Settle
+from metrica_agent.decisions.steps import Obey, Observed, Settle
 from metrica_agent.decisions.world import Held, Memory, Refused, SafeMode, Saying
 from metrica_fleet.identity import BootId, CommitId, short
 
 ALLOWED_KEPT = 10
 """Commits of an operator's word that were not met yet."""
+
+
+def step_for(observed: Observed, given: Given, now_s: float) -> Settle | Obey:
+    """Return the step that obeys an order, or that says why it can't be obeyed."""
+    match given.order:
+        case RestartOrder() | RedeployOrder() as work:
+            failed = _hindered(observed, work)
+            if failed is not None or observed.release is None:
+                return Settle(memory=observed.memory, obeyed=given.id, failed=failed)
+            return Obey(given=given, work=work, release=observed.release.digest)
+        case _:
+            return obeyed(observed.memory, given, observed.boot_id, now_s)
+
+
+def _hindered(observed: Observed, work: Work) -> Failed | None:
+    """Return why what runs is not to be touched now: a trial would take it for the release's own failure."""
+    memory, release = observed.memory, observed.release
+    if memory.stop is not None and memory.stop.obeyed is not None:
+        message = f"nothing is changed while a stop is in force: {stopping.in_words(memory.stop.obeyed)}"
+        return Failed(reason=stopping.STOPPED, message=message)
+    if memory.trial is not None:
+        message = f"release {short(memory.trial.release)} is on trial, and would be judged by it; ask again after that"
+        return Failed(reason="on-trial", message=message)
+    if memory.standing is None:
+        return Failed(reason="nothing-confirmed", message="no release is confirmed on this device yet")
+    if release is None:
+        message = f"release {short(memory.standing)} is not on this disk now; the device brings it back first"
+        return Failed(reason="release-lost", message=message)
+    if observed.current != release.digest or (memory.safe is not None and not memory.safe.applied):
+        return Failed(reason="not-settled", message="another release is made to run just now; ask again after that")
+    if isinstance(work, RedeployOrder):
+        return None
+    names = sorted(service.name for service in release.services)
+    if work.service not in names:
+        message = f'the release has no service "{work.service}"; it has {", ".join(names) or "none"}'
+        return Failed(reason="unknown-service", message=message)
+    if work.service in memory.resting:
+        message = f"{work.service} was stopped to spare the machine, and comes back when that is well"
+        return Failed(reason="resting", message=message)
+    return None
 
 
 def obeyed(memory: Memory, given: Given, boot_id: BootId, now_s: float) -> Settle:
@@ -28,6 +79,10 @@ def obeyed(memory: Memory, given: Given, boot_id: BootId, now_s: float) -> Settl
             settled = _held(memory, why) if on else _released(memory, why)
         case HistoryOrder(commit=commit, reason=why):
             settled = history_allowed(memory, commit, why)
+        case SignedStopOrder():
+            settled = Settle(memory=memory)  # the stop task's
+        case RestartOrder() | RedeployOrder():
+            settled = Settle(memory=memory)
         case _:
             assert_never(given.order)
     return replace(settled, obeyed=given.id)

@@ -1,4 +1,7 @@
-"""What a person may order, as values. An order is obeyed before anything else, and obeying it twice changes nothing."""
+"""What a person may order, as values. An order is obeyed before anything else.
+
+Obeying one twice changes nothing, but for work on what runs: that is ordered of a running agent, and ends with it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,37 @@ class HistoryOrder(Value, frozen=True, kw_only=True, tag="accept-history"):
     reason: str
 
 
-Order = SafeModeOrder | HoldOrder | HistoryOrder
+class SignedStopOrder(Value, frozen=True, kw_only=True, tag="stop"):
+    """Obey a stop order that came by a file: whoever brings it need not be who may give it."""
+
+    text: str
+    signature: str
+    reason: str = "signed, and brought by a file"
+
+
+class RestartOrder(Value, frozen=True, kw_only=True, tag="restart"):
+    """Restart the containers of one service."""
+
+    service: str
+    reason: str
+
+
+class RedeployOrder(Value, frozen=True, kw_only=True, tag="redeploy"):
+    """Make the containers of what runs anew."""
+
+    reason: str
+
+
+Work = RestartOrder | RedeployOrder
+"""What is done to what runs, and not again after a crash."""
+Order = SafeModeOrder | HoldOrder | HistoryOrder | SignedStopOrder | RestartOrder | RedeployOrder
+
+
+class Failed(Value, frozen=True, kw_only=True):
+    """Why an order came to nothing."""
+
+    reason: str
+    message: str
 
 
 class Given(Value, frozen=True, kw_only=True):

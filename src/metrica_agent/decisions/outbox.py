@@ -12,6 +12,8 @@ from msgspec import structs
 from metrica_fleet.records import Event, Heartbeat, Scalar
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from metrica_agent.decisions.world import Saying, Stamp
     from metrica_fleet.identity import StreamId
     from metrica_fleet.messages import Status
@@ -32,11 +34,11 @@ class Covered(StrEnum):
     MOVED = "moved"
     """It covers more than was known: that much may be forgotten."""
     KNOWN = "known"
-    """It is as old as what is known, or older."""
+    """It is as old as what is known, or of a stream whose turn comes after another one's."""
+    BEHIND = "behind"
+    """It covers less than the hub had said: it comes late, or the hub's database was set back."""
     FOREIGN = "foreign"
-    """It is of another stream."""
-    BEYOND = "beyond"
-    """It covers what this outbox never sent: the file is an older copy of one that went on elsewhere."""
+    """It is of no stream that waits here."""
 
 
 class Place(NamedTuple):
@@ -47,23 +49,64 @@ class Place(NamedTuple):
     prev: int
 
 
+class Span(NamedTuple):
+    """The numbers that belong to one stream."""
+
+    stream: StreamId
+    first: int
+    last: int | None
+    """``None``: it goes on."""
+    told: int = 0
+    """Up to here the hub has said that it is stored."""
+
+
 class Progress(NamedTuple):
     """How far an outbox has come."""
 
-    stream: StreamId
     stored: int
-    """Known to be stored by the hub."""
-    offered: int
-    """No record beyond this one was ever sent."""
+    """All up to here is known to be stored by the hub."""
+    spans: tuple[Span, ...]
+    """Of the streams that reach beyond it, in order."""
 
 
-def covered(own: Progress, stream: str, seq: int) -> Covered:
-    """Return what it means that the hub has stored ``stream`` up to ``seq``."""
-    if stream != own.stream:
-        return Covered.FOREIGN
-    if seq > own.offered:
-        return Covered.BEYOND
-    return Covered.MOVED if seq > own.stored else Covered.KNOWN
+def covered(own: Progress, last_seq: int, stream: str, seq: int) -> tuple[Covered, Progress]:
+    """Return what it means that the hub has stored ``stream`` up to ``seq``, and how far the outbox is then.
+
+    A stream that ended counts when those before it are stored to their ends.
+    """
+    if all(span.stream != stream for span in own.spans):
+        return Covered.FOREIGN, own
+    spans = [span._replace(told=max(span.told, seq)) if span.stream == stream else span for span in own.spans]
+    stored = own.stored
+    while True:
+        span = spans[0]
+        stored = max(stored, min(span.told, last_seq if span.last is None else span.last))
+        if span.last is None or stored < span.last:
+            break
+        spans.pop(0)
+    if stored > own.stored:
+        meaning = Covered.MOVED
+    elif own.spans[0].stream == stream and own.spans[0].first <= own.stored and seq < own.stored:
+        meaning = Covered.BEHIND
+    else:
+        meaning = Covered.KNOWN
+    return meaning, Progress(stored, tuple(spans))
+
+
+def set_back(own: Progress, kept: Iterable[Span]) -> Progress:
+    """Return the progress of an outbox whose hub lacks what it had said to have: all that is ``kept`` may go again.
+
+    A record that is gone here leaves no gap, as one that was thinned.
+    """
+    waiting = {span.stream for span in own.spans}
+    ended = (span for span in kept if span.stream not in waiting)
+    return Progress(0, (*ended, *(span._replace(told=0) for span in own.spans)))
+
+
+def placed(own: Progress, seq: int, before: int) -> Place:
+    """Return where the record ``seq`` stands that follows ``before``: the first one of a stream follows none."""
+    span = next(span for span in reversed(own.spans) if span.first <= seq)
+    return Place(span.stream, seq, before if before >= span.first else 0)
 
 
 def event_of(saying: Saying, stamp: Stamp, place: Place) -> Event:

@@ -35,6 +35,8 @@ class Failure(Value, frozen=True, kw_only=True):
     message: str
     output: str = ""
     """The end of what Compose said."""
+    of_release: bool = True
+    """Whether the release is bad, so that another commit which means the same is not tried either."""
 
 
 REFUSED_KEPT = 100
@@ -47,7 +49,7 @@ def accepted(memory: Memory, desired: Desired) -> Settle:
     """The commit goes forward from the one before, or was allowed to follow it: it is what this device wants now."""
     after = replace(memory, accepted=desired.commit, role=desired.role, tags=desired.tags)
     if memory.accepted == desired.commit:
-        return Settle(memory=after)
+        return Settle(memory=after if after.trust is not None else trust.handed_on(after, desired).memory)
     by_leave = "; an operator allowed it, whatever its history" if desired.commit in memory.allowed else ""
     message = f"commit {short(desired.commit)} is wanted{by_leave}"
     seen = Saying(kind="commit.seen", commit=desired.commit, message=message)
@@ -146,7 +148,7 @@ def begun(observed: Observed, deployed: Deployed, now_s: float) -> Settle:
         message=f"switching to release {short(deployed.release)}",
         detail={"excused": ", ".join(excused)} if excused else {},
     )
-    return Settle(memory=replace(observed.memory, trial=trial, waiting=None), sayings=(saying,))
+    return Settle(memory=replace(observed.memory, trial=trial, waiting=None, asking=None), sayings=(saying,))
 
 
 def rebooted(memory: Memory, trial: Trial, boot_id: BootId, now_s: float) -> Settle:
@@ -201,7 +203,7 @@ def passed(memory: Memory, trial: Trial, now_s: float, portrait: Portrait | None
             detail={"took_s": took_s},
         )
         after = replace(memory, trial=None, confirmed=deployed, safe=None, portrait=portrait, contests=(), mending=None)
-        return Settle(memory=after, sayings=(saying, *left))
+        return Settle(memory=replace(after, arrived=None), sayings=(saying, *left))
     saying = Saying(
         kind="release.confirmed",
         commit=trial.commit,
@@ -220,6 +222,7 @@ def passed(memory: Memory, trial: Trial, now_s: float, portrait: Portrait | None
         portrait=portrait,
         contests=(),
         mending=None,
+        arrived=deployed.commit,
     )
     return Settle(memory=after, sayings=(saying, *left))
 
@@ -251,6 +254,16 @@ def _rollback_failed(memory: Memory, trial: Trial, why: Failure, *, boot_id: Boo
     return Settle(memory=after, sayings=(told, told_going_back(back)))
 
 
+def reverted(memory: Memory, refusal: Refused, target: Deployed, *, boot_id: BootId, now_s: float) -> Settle:
+    """Go back to ``target`` from a release that runs well, and is the last to fall back on should ``target`` not."""
+    others = tuple(one for one in memory.earlier if one.release != target.release)
+    earlier = others if memory.confirmed is None else (*others, memory.confirmed)
+    back = back_to(target, boot_id, now_s)
+    after = replace(_with_refusal(memory, refusal), confirmed=target, earlier=earlier, trial=back, waiting=None)
+    told = Saying(kind="release.refused", reason=refusal.reason, message=refusal.message, commit=refusal.commit)
+    return Settle(memory=after, sayings=(told, told_going_back(back)))
+
+
 def _nothing_left(memory: Memory, told: Saying) -> Settle:
     entered = safe_mode_entered(replace(memory, trial=None), "no-release-comes-up", "there is no release to go back to")
     return Settle(memory=entered.memory, sayings=(told, *entered.sayings))
@@ -258,7 +271,8 @@ def _nothing_left(memory: Memory, told: Saying) -> Settle:
 
 def _ended(memory: Memory, trial: Trial, why: Failure) -> Memory:
     """Return ``memory`` after a trial forward that failed: the commit is refused, its release known as bad."""
-    refusal = Refused(commit=trial.commit, reason=why.reason, message=why.message, release=trial.release)
+    bad = trial.release if why.of_release else None
+    refusal = Refused(commit=trial.commit, reason=why.reason, message=why.message, release=bad)
     return replace(_with_refusal(memory, refusal), trial=None, resolved=None)
 
 
@@ -331,7 +345,8 @@ def told_left(safe: SafeMode, why: str) -> Saying:
 
 def _with_refusal(memory: Memory, refusal: Refused) -> Memory:
     others = tuple(known for known in memory.refused if known.commit != refusal.commit)
-    return replace(memory, refused=(refusal, *others)[:REFUSED_KEPT], last_refused=refusal)
+    asks = memory.asking if memory.asking is not None and memory.asking.commit != refusal.commit else None
+    return replace(memory, refused=(refusal, *others)[:REFUSED_KEPT], last_refused=refusal, asking=asks)
 
 
 def _earlier(memory: Memory, release: ReleaseDigest) -> tuple[Deployed, ...]:

@@ -31,6 +31,8 @@ EARLIER_ON_LOW_DISK = 1
 """Confirmed releases before the last one that are kept on a low disk: two in all."""
 SPARE_IMAGES_KEPT = 200
 """Names of images that cleaning may take: beyond that, the oldest are left to a person."""
+STRAINED = "strain.wait."
+"""How the rules begin by which an update waits for a strained machine."""
 RESTED = "rested"
 """The setback of a rest that was taken: who wakes what rests is not fought for ever."""
 
@@ -109,7 +111,7 @@ def waits_out(observed: Observed, now_s: float) -> Choice | None:
     if found is None:
         return None
     reason, words = found
-    return Choice(rule=f"strain.wait.{reason}", step=Wait(until_s=now_s + REST_S), why=f"updates wait: {words}")
+    return Choice(rule=f"{STRAINED}{reason}", step=Wait(until_s=now_s + REST_S), why=f"updates wait: {words}")
 
 
 def standing_on(observed: Observed) -> frozenset[ReleaseDigest]:

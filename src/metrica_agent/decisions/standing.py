@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from metrica_agent.decisions import stopping
 from metrica_agent.decisions import strain as straining
+from metrica_agent.decisions.gating import GATE
 from metrica_agent.decisions.next_step import CONSENT, UNWELL
 from metrica_agent.decisions.steps import Choice
 from metrica_agent.decisions.world import Desired, Memory, Strain, TrialKind, Unacceptable, Value
 from metrica_fleet.identity import CommitId
 from metrica_fleet.records import Mode, Phase
+from metrica_fleet.stop import Level
 
 
 class Standing(Value, frozen=True, kw_only=True):
@@ -24,12 +27,19 @@ def standing(memory: Memory, candidate: Desired | Unacceptable | None, choice: C
     """Return where a device with this ``memory`` stands; ``choice`` is its last decision."""
     mode = _mode(memory)
     wanted = candidate.commit if candidate else memory.accepted
+    stopped = memory.stop.obeyed if memory.stop is not None else None
+    if wanted is None and stopped is not None:
+        why = stopping.in_words(stopped)
+        return Standing(mode=mode, wanted=None, phase=None, reason=stopping.STOPPED, message=why)
     if wanted is None:
         return Standing(mode=mode, wanted=None, phase=None, reason="no-commit", message="no commit is known yet")
     phase = _phase(memory, wanted)
     refused = memory.refusal_of(wanted)
     if refused is not None and phase is Phase.REFUSED:
         return Standing(mode=mode, wanted=wanted, phase=phase, reason=refused.reason, message=refused.message)
+    if stopped is not None:
+        why = stopping.in_words(stopped)
+        return Standing(mode=mode, wanted=wanted, phase=phase, reason=stopping.STOPPED, message=why)
     if memory.safe is not None and memory.trial is None:
         return Standing(mode=mode, wanted=wanted, phase=phase, reason=memory.safe.reason, message=memory.safe.message)
     strained = straining.in_words(memory.strain)
@@ -48,15 +58,20 @@ def standing(memory: Memory, candidate: Desired | Unacceptable | None, choice: C
 
 def _way_reason(rule: str) -> str | None:
     """Return what is in the way, when ``rule`` is one of a commit that waits for something."""
-    prefix = next((one for one in ("setback.", CONSENT) if rule.startswith(one)), None)
+    prefix = next((one for one in ("setback.", CONSENT, GATE) if rule.startswith(one)), None)
     return rule.removeprefix(prefix) if prefix is not None else None
 
 
 def _mode(memory: Memory) -> Mode:
+    level = stopping.level(memory)
+    if level is Level.HALT:
+        return Mode.HALTED
     if memory.trial is not None:
         return Mode.TRIAL if memory.trial.kind is TrialKind.FORWARD else Mode.ROLLING_BACK
     if memory.safe is not None:
         return Mode.SAFE
+    if level is Level.FREEZE:
+        return Mode.HELD
     if memory.strain.levels != Strain().levels:
         return Mode.DEGRADED
     return Mode.HELD if memory.held is not None else Mode.STEADY

@@ -9,11 +9,12 @@ from enum import StrEnum
 from typing import assert_never
 
 from metrica_agent.decisions.drift import Altered, Difference
-from metrica_agent.decisions.orders import Given
+from metrica_agent.decisions.orders import Failed, Given, Work
 from metrica_agent.decisions.strain import Need
 from metrica_agent.decisions.trial import Watch
 from metrica_agent.decisions.world import (
     Desired,
+    Heard,
     Memory,
     Release,
     Sample,
@@ -23,7 +24,8 @@ from metrica_agent.decisions.world import (
     Value,
 )
 from metrica_fleet.errors import NotNow
-from metrica_fleet.identity import BootId, ReleaseDigest
+from metrica_fleet.gate import Gate
+from metrica_fleet.identity import BootId, DeviceId, ReleaseDigest
 
 REST_S = 300.0
 """How long a quiet device goes without looking again; everything that happens wakes it earlier."""
@@ -94,6 +96,19 @@ class Observed(Value, frozen=True, kw_only=True):
     """Services that run although they are to rest."""
     unwritten: bool = False
     """The ledger could not be written the last time."""
+    device: DeviceId = DeviceId("")
+    heard: Heard | None = None
+    """The newest stop order whose signature is good."""
+    halted: bool = False
+    """Whether this process has stopped the workloads since they were to be stopped."""
+    running: tuple[str, ...] = ()
+    """What was seen to run since."""
+    gate: Gate | None = None
+    """The newest gate that this process heard and whose signature is good."""
+    gate_heard_s: float | None = None
+    """When the hub last said a gate, a new one or one again; ``None``: not since this process began."""
+    began_s: float = 0.0
+    """When this process began."""
 
 
 class Stage(Value, frozen=True, kw_only=True, tag=True):
@@ -143,6 +158,10 @@ class Rest(Value, frozen=True, kw_only=True, tag=True):
     services: tuple[str, ...]
 
 
+class Halt(Value, frozen=True, kw_only=True, tag=True):
+    """Stop every workload: nothing of the project runs any more."""
+
+
 class Cleaning(StrEnum):
     """What may be cleaned, in the order in which it is."""
 
@@ -183,6 +202,14 @@ class Sweep(Value, frozen=True, kw_only=True, tag=True):
     keep: frozenset[ReleaseDigest]
 
 
+class Obey(Value, frozen=True, kw_only=True, tag=True):
+    """Do to what runs what an order asks for; whatever comes of it, once."""
+
+    given: Given
+    work: Work
+    release: ReleaseDigest
+
+
 class Settle(Value, frozen=True, kw_only=True, tag=True):
     """Change what is remembered, and say it. Has no effect beyond being written down."""
 
@@ -190,6 +217,8 @@ class Settle(Value, frozen=True, kw_only=True, tag=True):
     sayings: tuple[Saying, ...] = ()
     obeyed: str | None = None
     """The order that this obeys."""
+    failed: Failed | None = None
+    """Why it could not be obeyed."""
 
 
 class Wait(Value, frozen=True, kw_only=True, tag=True):
@@ -198,7 +227,9 @@ class Wait(Value, frozen=True, kw_only=True, tag=True):
     until_s: float
 
 
-Step = Stage | StageSafe | Preflight | Switch | Apply | Mend | Rest | Clean | Sweep | Settle | Wait
+SETBACK = "setback."
+"""How the rules begin by which a step waits that could not be taken."""
+Step = Stage | StageSafe | Preflight | Switch | Apply | Mend | Rest | Halt | Clean | Sweep | Obey | Settle | Wait
 
 
 class Choice(Value, frozen=True, kw_only=True):
@@ -222,7 +253,7 @@ def step_key(step: Step) -> str:
             return f"mend:{step.altered.release}"
         case Switch() | Apply() | Rest():
             return f"{type(step).__name__.lower()}:{step.release}"
-        case StageSafe() | Sweep() | Settle() | Wait():
+        case StageSafe() | Halt() | Sweep() | Obey() | Settle() | Wait():
             return type(step).__name__.lower()
         case _:
             assert_never(step)
@@ -234,4 +265,4 @@ def held_up(observed: Observed, step: Step, now_s: float) -> Choice | None:
     if setback is None or now_s >= setback.not_before_s:
         return None
     why = f"{setback.message} (tried {setback.attempts} times)"
-    return Choice(rule=f"setback.{setback.reason}", step=Wait(until_s=setback.not_before_s), why=why)
+    return Choice(rule=f"{SETBACK}{setback.reason}", step=Wait(until_s=setback.not_before_s), why=why)

@@ -55,9 +55,11 @@ class StrainLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     disk_low_ratio: Ratio = 0.10
     """A disk is low with less than this share free, or less than ``disk_low_bytes``, whichever is less."""
     disk_low_bytes: Bytes = 1024 * _MIB
+    """See above."""
     disk_critical_bytes: Bytes = 16 * _MIB
     """Less, and the reserve is given up; at most half of what is low."""
     inodes_low_ratio: Ratio = 0.05
+    """It is low, too, with less than this share of its inodes free."""
     recovered_factor: Annotated[float, msgspec.Meta(gt=1, le=100)] = 1.5
     """So many times what is low must be free again."""
     warm_celsius: Celsius = 75.0

@@ -20,6 +20,16 @@ DISTRUSTED: Final = frozenset({"signature-missing", "signature-bad", "signer-unk
 """Why a commit is refused whose signature, or whose signers, will not do."""
 
 
+def signers_in_force(memory: Memory, own_file: str | None) -> str | None:
+    """Return the ``allowed_signers`` by which this device judges what is signed; ``None``: there is none.
+
+    Where commits must be signed it is what they handed on; else the accepted commit's, else the device's ``own_file``.
+    """
+    if memory.trust is not None:
+        return memory.trust.signers
+    return own_file if memory.signers is None else memory.signers
+
+
 def founded(memory: Memory, own_file: str) -> Settle:
     """Begin with ``own_file``, the device's ``allowed_signers_file``, unless trust began with it already.
 
@@ -42,10 +52,20 @@ def founded(memory: Memory, own_file: str) -> Settle:
 def handed_on(memory: Memory, desired: Desired) -> Settle:
     """The accepted commit, signed by somebody who might, brings the signers that are in force from now on."""
     trust, signers = memory.trust, desired.signers
-    if trust is None or signers is None or signers == trust.signers:
+    if trust is None:
+        return Settle(memory=replace(memory, signers=usable(signers)))
+    if signers is None or signers == trust.signers:
         return Settle(memory=memory)
     after = replace(memory, trust=Trust(signers=signers, since=desired.commit, root=trust.root))
     return Settle(memory=after, sayings=(_told(signers, desired.commit, "signed-commit"),))
+
+
+def usable(signers: str | None) -> str | None:
+    """Return ``signers`` where they can be read; else ``None``, as if the commit brought none."""
+    try:
+        return signers if signers is not None and signers_in(signers.encode()) else None
+    except Unusable:
+        return None
 
 
 def _told(signers: str, commit: CommitId | None, reason: str) -> Saying:

@@ -11,10 +11,12 @@ from typing import Literal, assert_never
 
 import msgspec
 
-from metrica_fleet.definition import Check, HealthPolicy, Limits, ServicePolicy, UpdatePolicy
+from metrica_fleet.definition import Check, HealthPolicy, Limits, RolloutPolicy, ServicePolicy, UpdatePolicy
+from metrica_fleet.gate import Gate
 from metrica_fleet.identity import BootId, CommitId, DeviceId, FleetId, ReleaseDigest, RoleId
 from metrica_fleet.policies import Priority
 from metrica_fleet.records import Scalar
+from metrica_fleet.stop import Stop, StopOrder
 
 
 class Value(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,8 +40,12 @@ class Desired(Value, frozen=True, kw_only=True):
     checks: tuple[Check, ...]
     update: UpdatePolicy = UpdatePolicy()
     services: dict[str, ServicePolicy] = {}
+    rollout: RolloutPolicy | None = None
+    """``None``: it may begin at once."""
     signers: str | None = None
-    """The ``allowed_signers`` that it brings; ``None`` where it has none, or signatures are not asked for."""
+    """The ``allowed_signers`` that it brings; ``None`` where it has none."""
+    stops: tuple[Stop, ...] | None = None
+    """What its file ``STOP`` stops, if it has one; ``None``: that says nothing here."""
 
 
 class Unacceptable(Value, frozen=True, kw_only=True):
@@ -48,6 +54,8 @@ class Unacceptable(Value, frozen=True, kw_only=True):
     commit: CommitId
     reason: str
     message: str
+    stops: tuple[Stop, ...] | None = None
+    """What its file ``STOP`` stops, however bad the rest is; ``None``: it is not trusted, or was not looked at."""
 
 
 class Deployed(Value, frozen=True, kw_only=True):
@@ -246,6 +254,19 @@ class Waiting(Value, frozen=True, kw_only=True):
     """Reasons that were said already."""
 
 
+class Asking(Value, frozen=True, kw_only=True):
+    """A commit that is to wait for the gate of its rollout, and how long the hub has been silent meanwhile."""
+
+    commit: CommitId
+    boot_id: BootId
+    since_s: float
+    """Since when, or since ``silent_s`` was brought up to date."""
+    silent_s: float = 0.0
+    """Of the hub, before ``since_s``."""
+    told: tuple[str, ...] = ()
+    """Reasons that were said already."""
+
+
 class Trust(Value, frozen=True, kw_only=True):
     """Who may sign commits. In the memory, so that it changes in one transaction with the commit that changes it."""
 
@@ -255,6 +276,40 @@ class Trust(Value, frozen=True, kw_only=True):
     """The commit that brought it; ``None``: it is the device's own file."""
     root: str
     """SHA-256 of the device's own file: when that is changed, by somebody on the device, trust begins with it anew."""
+
+
+class Heard(Value, frozen=True, kw_only=True):
+    """A stop order whose signature is good."""
+
+    order: StopOrder
+    by: str
+
+
+class InForce(Value, frozen=True, kw_only=True):
+    """The one stop that counts for this device."""
+
+    stop: Stop
+    source: Literal["order", "git"]
+    number: int
+    """Of the newest order that is known, whichever of the two counts."""
+    by: str
+    """Who signed it, or the commit."""
+
+
+class Stopped(Value, frozen=True, kw_only=True):
+    """All that is stopped as far as this device knows, whomever it concerns, and how far it was obeyed."""
+
+    number: int = 0
+    """Of the newest order; older ones, and this one again, are not listened to."""
+    by: str = ""
+    ordered: tuple[Stop, ...] = ()
+    in_git: tuple[Stop, ...] = ()
+    commit: CommitId | None = None
+    """Whose ``STOP`` it is."""
+    obeyed: InForce | None = None
+    """What of it counts for this device, as it was told."""
+    done: bool = False
+    """Whether all is done that it asks for."""
 
 
 class Cause(StrEnum):
@@ -338,12 +393,21 @@ class Memory(Value, frozen=True, kw_only=True):
     """Commits that an operator allowed to follow whatever their history, newest first; each good for once."""
     trust: Trust | None = None
     """``None`` until signatures are asked for."""
+    signers: str | None = None
+    """The ``allowed_signers`` of the accepted commit where commits need no signature: orders need one all the same."""
     strain: Strain = Strain()
     """As it was last told."""
     resting: tuple[str, ...] = ()
     """Services of the confirmed release that were stopped to spare the machine."""
+    gate: Gate | None = None
+    """The last word of the hub about rollouts: the one of the highest number."""
+    asking: Asking | None = None
+    arrived: CommitId | None = None
+    """The commit whose trial brought ``confirmed``; ``None``: it was gone back to, or is older than this field."""
     spare_images: tuple[str, ...] = ()
     """Names of the images of releases that were removed: what cleaning may take; newest last, bounded."""
+    stop: Stopped | None = None
+    """``None`` until anything was stopped."""
 
     @property
     def standing(self) -> ReleaseDigest | None:

@@ -6,7 +6,8 @@ import asyncio
 
 import structlog
 
-from metrica_agent.decisions import guarding, starting, trust
+from metrica_agent.decisions import guarding, starting, stopping, trust
+from metrica_agent.decisions.belonging import belonging
 from metrica_agent.decisions.rebuilding import Found, rebuilt, remembers_nothing
 from metrica_agent.decisions.steps import Settle
 from metrica_agent.decisions.world import Memory, Saying
@@ -14,11 +15,14 @@ from metrica_agent.tasks.cleaning import first_aid
 from metrica_agent.tasks.parts import Parts
 from metrica_fleet.errors import NotNow
 from metrica_fleet.retry import full_jitter
+from metrica_fleet.stop import Level
 
 log = structlog.stdlib.get_logger(__name__)
 
 START_BASE_S = 2.0
 START_CAP_S = 60.0
+STILL_S = 60.0
+"""For stopping what the engine has started: past it the device goes on to say where it stands."""
 
 
 async def hear(parts: Parts) -> None:
@@ -27,6 +31,23 @@ async def hear(parts: Parts) -> None:
         await parts.orders.look()
     except NotNow as error:
         log.warning("orders_unread", reason=error.reason, error=error.message)
+
+
+async def stand_still(parts: Parts) -> None:
+    """Obey the remembered stop, where it wants nothing to run, before anything else is done.
+
+    What the engine has started with itself ends here. An engine that does not answer yet is told again by the converge
+    loop; all other stops are for that to obey: it begins nothing before it has looked.
+    """
+    if stopping.level(parts.ledger.memory()) is not Level.HALT:
+        return
+    if parts.watchman is not None:
+        parts.watchman.beat(guarding.START_S)
+    try:
+        async with asyncio.timeout(STILL_S):
+            await parts.runtime.halt()
+    except (NotNow, TimeoutError) as error:
+        log.warning("not_halted_yet", error=str(error))
 
 
 async def begin(parts: Parts) -> None:
@@ -58,6 +79,7 @@ async def _tell_start(parts: Parts) -> None:
     count = await parts.ledger.started(parts.clock.boot_id)
     known = rebuilt(parts.ledger.memory(), await _found(parts))
     counted = starting.started(known.memory, parts.clock.boot_id, parts.clock.now_s())
+    belongs = belonging(parts.ledger.machine(), parts.machine)
     version = parts.identity.agent_version
     saying = Saying(
         kind="agent.started",
@@ -66,8 +88,9 @@ async def _tell_start(parts: Parts) -> None:
     )
     memory = counted.memory
     founded = Settle(memory=memory) if parts.own_signers is None else trust.founded(memory, parts.own_signers)
-    sayings = (*known.sayings, *_stuck(parts.last_words), saying, *founded.sayings, *counted.sayings)
+    sayings = (*known.sayings, *belongs.sayings, *_stuck(parts.last_words), saying, *founded.sayings, *counted.sayings)
     await parts.ledger.record(parts.clock.stamp(), memory=founded.memory, sayings=sayings)
+    await parts.ledger.settle_on(belongs.machine)
     if parts.last_words:
         parts.on_told()
 

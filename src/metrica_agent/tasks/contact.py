@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import structlog
 
 from metrica_agent.decisions import contact as deciding
 from metrica_agent.decisions.contact import Contact
-from metrica_agent.decisions.world import Saying, Stamp
+from metrica_agent.tasks.telling import Clock, Teller
 from metrica_agent.wake import Wake
 
 log = structlog.stdlib.get_logger(__name__)
 
 UNWRITTEN_S = 60.0
 """Until it is tried again to tell what the ledger could not take."""
-
-
-class Clock(Protocol):
-    """The boot clock, and what can be said about when something happened."""
-
-    def now_s(self) -> float: ...
-    def stamp(self) -> Stamp: ...
-
-
-class Teller(Protocol):
-    """Where events are written down; the answer is empty when they could not be."""
-
-    async def record(self, stamp: Stamp, *, sayings: Sequence[Saying] = ()) -> tuple[int, ...]: ...
 
 
 @dataclass(slots=True, kw_only=True)

@@ -7,24 +7,29 @@ It is level-triggered: whatever wakes it (a sample, a commit, a timer) carries n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 import structlog
 from msgspec.structs import replace
 
-from metrica_agent.decisions import drift, guarding, remembering, repair, sparing, starting
+from metrica_agent.decisions import drift, guarding, remembering, repair, sparing, starting, stopping
 from metrica_agent.decisions.drift import Difference, Repair
-from metrica_agent.decisions.next_step import CONSENT, WORTH_REFUSING, decide, facts
-from metrica_agent.decisions.sparing import RESTED, kept
+from metrica_agent.decisions.gating import GATE
+from metrica_agent.decisions.next_step import CONSENT, HELD, WORTH_REFUSING, decide, facts
+from metrica_agent.decisions.orders import Failed, RedeployOrder, RestartOrder
+from metrica_agent.decisions.sparing import RESTED, STRAINED, kept
 from metrica_agent.decisions.steps import (
+    SETBACK,
     Apply,
     ApplyFailed,
     Choice,
     Clean,
     Cleaning,
+    Halt,
     Mend,
+    Obey,
     Observed,
     Preflight,
     Rest,
@@ -51,13 +56,27 @@ from metrica_agent.decisions.world import (
     Unacceptable,
 )
 from metrica_agent.pulse import Pulse
-from metrica_agent.tasks.ports import Candidates, Clock, Files, Ledger, Machine, Orders, Releases, Runtime, Vigil
+from metrica_agent.tasks.ports import (
+    Candidates,
+    Clock,
+    Files,
+    Gates,
+    Ledger,
+    Machine,
+    Orders,
+    Releases,
+    Runtime,
+    Stops,
+    Vigil,
+)
 from metrica_agent.wake import Wake
 from metrica_fleet.errors import NotNow, Ours, Unusable
-from metrica_fleet.identity import BootId, CommitId, ReleaseDigest, short
+from metrica_fleet.identity import BootId, CommitId, DeviceId, ReleaseDigest, short
 from metrica_fleet.retry import full_jitter
+from metrica_fleet.stop import Level
 
 log = structlog.stdlib.get_logger(__name__)
+_T = TypeVar("_T")
 
 RETRY_BASE_S = 2.0
 RETRY_CAP_S = 60.0
@@ -69,16 +88,25 @@ CLEAN_S = 600.0
 """For one kind of cleaning; what is left then is left for the next time."""
 CLEAN_REST_S = 3600.0
 """Between cleanings of one kind: what the last one left is in use, or not there."""
+WITHHELD = (CONSENT, GATE, HELD, STRAINED, SETBACK)
+"""How the rules begin by which a commit waits for somebody or something else than what runs."""
+UP = frozenset({"running", "restarting", "paused"})
+"""States in which a container counts as running."""
 REST_BASE_S = 10.0
 REST_CAP_S = 3600.0
 REST_FORGOTTEN_S = 600.0
 """A rest that lasted this long is forgotten; before, who wakes what rests is stopped ever more rarely."""
 
 
+class _StoppedError(Exception):
+    """What was being done was ended, or not begun, because a stop begins or is lifted."""
+
+
 @dataclass(slots=True)
 class Convergence:
     """The state of the loop: memory, and what is only known to this process."""
 
+    device: DeviceId
     boot_id: BootId
     memory: Memory
     ledger: Ledger
@@ -91,6 +119,8 @@ class Convergence:
     recall: Callable[[CommitId], Awaitable[Desired | Unacceptable]]
     """What a commit of the mirror means for this device. Raises NotNow."""
     orders: Orders
+    stops: Stops
+    gates: Gates
     clock: Clock
     wake: Wake
     chance: Callable[[], float]
@@ -107,11 +137,55 @@ class Convergence:
     repaired_s: float = 0.0
     """When Compose was last run for the confirmed release: older samples say nothing about it."""
     last_choice: Choice | None = None
+    halted: bool = False
+    """Whether the workloads were stopped since they were to be: after a start nobody knows."""
     unwritten: int = 0
     """How often in a row the ledger could not be written."""
     _unsaid: list[Saying] = field(default_factory=list[Saying])
     """What was done while it could not be, to be told when it can."""
     _loaded: dict[ReleaseDigest, Release] = field(default_factory=dict["ReleaseDigest", "Release"])
+    _working: asyncio.Task[object] | None = None
+    """What a stop ends."""
+
+    def heed(self) -> None:
+        """Look at once: a stop may begin, or be lifted. What is being done then ends, whichever way it leads.
+
+        The way back ends too, to be taken again a moment later: what is in force must be written down before.
+        """
+        self.wake.nudge()
+        if self._working is not None and self._stop_begins():
+            self._working.cancel()
+
+    def _stop_begins(self) -> bool:
+        begun = self._stop_begun()
+        return begun is not None and begun.rule != stopping.NOTED  # which can wait for the step's end
+
+    def _stop_begun(self) -> Choice | None:
+        heard, candidate = self.stops.heard, self.candidates.candidate
+        return stopping.begun(
+            self.memory, heard, candidate, device=self.device, boot_id=self.boot_id, now_s=self.clock.now_s()
+        )
+
+    async def _unless_stopped(self, doing: Coroutine[object, object, _T]) -> _T:
+        """Return what ``doing`` returns, in a task of its own that ends when a stop begins; it may have since the look.
+
+        A full disk may have to be cleaned before a stop can be written down: what is done while the ledger can't be
+        written goes on.
+        """
+        if self._stop_begins() and not self.unwritten:
+            doing.close()
+            raise _StoppedError
+        working = asyncio.create_task(doing, name="step")  # noqa: TID251 - owned and awaited here
+        self._working = None if self.unwritten else working
+        try:
+            await asyncio.wait([working])
+        finally:
+            self._working = None
+            working.cancel()
+            await asyncio.wait([working])
+        if working.cancelled():
+            raise _StoppedError
+        return working.result()
 
     async def run(self) -> None:
         """Converge until cancelled. A ledger that can't write now (a full disk) holds everything up; nothing ends."""
@@ -128,6 +202,8 @@ class Convergence:
                 await asyncio.sleep(full_jitter(self.unwritten, self.chance(), RETRY_BASE_S, RETRY_CAP_S))
 
     async def _look_and_step(self) -> None:
+        if await self._obeyed_at_once():
+            return
         observed = await self._observe()
         now_s = self.clock.now_s()
         choice = decide(observed, now_s)
@@ -137,6 +213,20 @@ class Convergence:
             await self.wake.wait_until(min(choice.step.until_s, steady_s))
         else:
             await self._take(choice, observed, now_s)
+
+    async def _obeyed_at_once(self) -> bool:
+        """Write down that a stop begins or ends, before anything else is looked at.
+
+        While the ledger can't be written, that waits for its turn in the decision: a full disk may be cleaned first.
+        """
+        choice = None if self.unwritten or self.orders.given is not None else self._stop_begun()
+        if choice is None or not isinstance(choice.step, Settle):
+            return False
+        trial = self.memory.trial
+        facts = {"now_s": round(self.clock.now_s(), 1), "trial": short(trial.release) if trial else None}
+        await self._record(choice.step, Decision(rule=choice.rule, step="settle", why=choice.why, facts=facts))
+        self.last_choice = choice
+        return True
 
     async def _become_steady(self) -> None:
         if self.memory.starts and self.clock.now_s() >= self.started_s + self.steady_s:
@@ -153,7 +243,9 @@ class Convergence:
         sample = self.vigil.sample
         differs = self._differences(release, sample)
         self._notice(release, sample)
-        closely = memory.trial is not None or (self._wanting() and not self._withheld()) or differs != ()
+        level = stopping.level(memory)
+        wanting = level is None and self._wanting() and not self._withheld()
+        closely = memory.trial is not None or wanting or (differs != () and level in {None, Level.SAFE})
         self.vigil.look_at(release, memory.trial, closely=closely)
         self.files.look_at(memory.standing if memory.trial is None else None)
         return Observed(
@@ -176,14 +268,34 @@ class Convergence:
             need=self.machine.need,
             awake=self._awake(sample),
             unwritten=self.unwritten > 0,
+            gate=self.gates.heard,
+            gate_heard_s=self.gates.heard_s,
+            began_s=self.started_s,
             altered=self.files.altered,
             offered=offered,
             locks=await self.releases.locks(release.role) if release and self._wanting() else frozenset(),
             wall=self.clock.time_in(candidate.update.zone) if isinstance(candidate, Desired) else None,
+            device=self.device,
+            heard=self.stops.heard,
+            halted=self.halted,
+            running=self._running(sample),
         )
 
+    def _running(self, sample: Sample | None) -> tuple[str, ...]:
+        """Return what was seen to run since the workloads were stopped."""
+        if not self._is_halted():
+            self.halted = False
+        if not self.halted or sample is None or sample.containers is None or sample.at_s < self.repaired_s:
+            return ()
+        return tuple(sorted({one.service or one.name for one in sample.containers if one.state in UP}))
+
+    def _is_halted(self) -> bool:
+        memory, level = self.memory, stopping.level(self.memory)
+        empty = memory.confirmed is None and memory.safe is None and memory.trial is None
+        return level is Level.HALT or (level is Level.FREEZE and empty)
+
     def _notice(self, release: Release | None, sample: Sample | None) -> None:
-        if self.memory.trial is not None or self.memory.safe is not None:
+        if self.memory.trial is not None or self.memory.safe is not None or self._is_halted():
             self.ailments = Ailments()
         elif release is not None and sample is not None and sample.at_s >= self.repaired_s:
             self.ailments = noticed(self.ailments, release, sample, self.memory.resting)
@@ -205,8 +317,11 @@ class Convergence:
         return memory.confirmed is None or memory.confirmed.commit != candidate.commit
 
     def _withheld(self) -> bool:
-        """Whether a release waits for consent, which may take days: nothing is to be looked at closely then."""
-        return self.last_choice is not None and self.last_choice.rule.startswith(CONSENT)
+        """Whether a release waits for what may take days, and shows in no container: nothing is looked at closely then.
+
+        What runs is looked at anew before it begins all the same.
+        """
+        return self.last_choice is not None and self.last_choice.rule.startswith(WITHHELD)
 
     async def _load(self, digest: ReleaseDigest | None, complete: frozenset[ReleaseDigest]) -> Release | None:
         if digest is None or digest not in complete:
@@ -222,7 +337,7 @@ class Convergence:
     def _differences(self, release: Release | None, sample: Sample | None) -> tuple[Difference, ...]:
         """Return what differs, and keep the time since when: memory of one process, cleared when all is well."""
         stale = sample is None or sample.at_s < self.repaired_s
-        if self.memory.trial is not None or release is None or sample is None or stale:
+        if self.memory.trial is not None or self._is_halted() or release is None or sample is None or stale:
             self.differs_since_s = None
             return ()
         differs = drift.differences(release, sample, self.memory.portrait, self.boot_id, self.memory.resting)
@@ -240,6 +355,26 @@ class Convergence:
         within_s = guarding.DISK_S if isinstance(step, Settle | Switch) else guarding.STAGE_S
         self.pulse.back_within(within_s, f"takes the step {type(step).__name__.lower()}")
         try:
+            settled = await self._performed(step, began_s)
+        except _StoppedError:
+            log.info("step_ended", step=type(step).__name__.lower(), reason="stopped")
+            self.pulse.works()
+            return
+        self.pulse.works()
+        try:
+            await self._record(settled, _decision(choice, observed, now_s))
+        except NotNow:
+            if isinstance(step, Clean):  # its effect is there, and there are only so many kinds of it
+                self._unsaid += settled.sayings
+            raise
+        self.last_choice = choice
+        if isinstance(step, Preflight) and step_key(step) not in self.setbacks:
+            self.preflighted = step.release if self.memory.refusal_of(step.desired.commit) is None else None
+            self.preflighted_s = now_s
+
+    async def _performed(self, step: Step, began_s: float) -> Settle:
+        """Perform ``step``, and return what came of it, be it a setback."""
+        try:
             settled = await self._perform(step)
         except ApplyFailed as error:
             settled = self._not_applied(step, error)
@@ -254,17 +389,7 @@ class Convergence:
         else:
             if not isinstance(step, Sweep | Rest | Clean) and (not isinstance(step, Apply) or step.trial):
                 self.setbacks.pop(step_key(step), None)
-        self.pulse.works()
-        try:
-            await self._record(settled, _decision(choice, observed, now_s))
-        except NotNow:
-            if isinstance(step, Clean):  # its effect is there, and there are only so many kinds of it
-                self._unsaid += settled.sayings
-            raise
-        self.last_choice = choice
-        if isinstance(step, Preflight) and step_key(step) not in self.setbacks:
-            self.preflighted = step.release if self.memory.refusal_of(step.desired.commit) is None else None
-            self.preflighted_s = now_s
+        return settled
 
     async def _perform(self, step: Step) -> Settle:
         memory = self.memory
@@ -272,18 +397,18 @@ class Convergence:
             case Settle():
                 return step
             case Stage():
-                return remembering.staged(memory, await self.runtime.stage(step.desired))
+                staged = await self._unless_stopped(self.runtime.stage(step.desired))
+                return remembering.staged(memory, staged)
             case Preflight():
                 return await self._preflight(step)
             case StageSafe():
-                return remembering.safe_mode_staged(memory, await self.runtime.stage_safe())
+                safe = await self._unless_stopped(self.runtime.stage_safe())
+                return remembering.safe_mode_staged(memory, safe)
             case Switch():
                 await self.releases.switch(step.release)
-            case Apply():
-                return await self._apply(step)
-            case Mend():
-                return await self._mend(step)
-            case Rest() | Clean() | Sweep():
+            case Apply() | Mend() | Obey():
+                return await self._touch(step)
+            case Rest() | Halt() | Clean() | Sweep():
                 return await self._spare(step)
             case Wait():
                 pass
@@ -291,12 +416,24 @@ class Convergence:
                 assert_never(step)
         return Settle(memory=memory)
 
+    async def _touch(self, step: Apply | Mend | Obey) -> Settle:
+        """Do something to what runs."""
+        match step:
+            case Apply():
+                return await self._apply(step)
+            case Mend():
+                return await self._mend(step)
+            case Obey():
+                return await self._obey(step)
+            case _:
+                assert_never(step)
+
     async def _preflight(self, step: Preflight) -> Settle:
         release = await self._loaded_now(step.release)
         self.pulse.back_within(
             guarding.preflight_s(release, step.desired.limits.pull_deadline_s), "preflights a release"
         )
-        await self.runtime.preflight(self._with_time_left(step), release)
+        await self._unless_stopped(self.runtime.preflight(self._with_time_left(step), release))
         return remembering.preflighted(self.memory, step.desired.commit, step.release)
 
     def _with_time_left(self, step: Preflight) -> Desired:
@@ -316,7 +453,7 @@ class Convergence:
         await self._record(Settle(memory=counted), None)
         pull_s = BACK_PULL_S if trial.kind is TrialKind.BACK else None
         try:
-            await self.runtime.apply(release, pull_s=pull_s)
+            await self._unless_stopped(self.runtime.apply(release, pull_s=pull_s))
         except ApplyFailed:
             raise
         except NotNow:
@@ -324,21 +461,47 @@ class Convergence:
             raise
         return Settle(memory=remembering.applied(counted, self.clock.now_s()))
 
+    async def _obey(self, step: Obey) -> Settle:
+        """Whatever comes of it is the answer: what is broken then is found, and mended, as ever."""
+        try:
+            release = await self._loaded_now(step.release)
+            self.pulse.back_within(guarding.apply_s(release), "does what was ordered")
+            match step.work:
+                case RestartOrder(service=service):
+                    await self._unless_stopped(self.runtime.restart(release, service))
+                case RedeployOrder():
+                    names = tuple(one.name for one in release.services if one.name not in self.memory.resting)
+                    wanted = Repair(services=names, recreate=names)
+                    await self._unless_stopped(self.runtime.repair(release, wanted))
+                case _:
+                    assert_never(step.work)
+        except (NotNow, Unusable) as error:
+            failed = Failed(reason=error.reason, message=error.message)
+            return Settle(memory=self.memory, obeyed=step.given.id, failed=failed)
+        finally:
+            self._note_repair()
+        return Settle(memory=self.memory, obeyed=step.given.id)
+
     async def _loaded_now(self, digest: ReleaseDigest) -> Release:
         release = await self.releases.load(digest)
         if release is None:
             raise NotNow(f"release {short(digest)} is not on this disk any more", reason="release-lost")
         return release
 
-    async def _spare(self, step: Rest | Clean | Sweep) -> Settle:
+    async def _spare(self, step: Rest | Halt | Clean | Sweep) -> Settle:
         match step:
+            case Halt():
+                await self._unless_stopped(self.runtime.halt())
+                self.halted = True
+                self._note_repair()
+                return Settle(memory=self.memory)
             case Rest():
                 return await self._rest(step)
             case Clean():
                 return await self._clean(step)
             case Sweep():
                 await self._remember_images(step.keep)
-                await self.runtime.sweep(step.keep)
+                await self._unless_stopped(self.runtime.sweep(step.keep))
                 self._note_setback(step_key(step), "swept", "it was swept just now", SWEEP_REST_S)
                 return Settle(memory=self.memory)
             case _:
@@ -348,7 +511,7 @@ class Convergence:
         """Written down first: what is stopped before that, and then forgotten, would be taken for broken."""
         settled = sparing.rested(self.memory, step.services)
         await self._record(Settle(memory=settled.memory), None)
-        await self.runtime.rest(step.services)
+        await self._unless_stopped(self.runtime.rest(step.services))
         before = self.setbacks.get(step_key(step))
         attempts = before.attempts + 1 if before else 1
         wait_s = full_jitter(attempts, self.chance(), REST_BASE_S, REST_CAP_S)
@@ -364,7 +527,7 @@ class Convergence:
             await self._remember_images(step.keep)
         try:
             async with asyncio.timeout(CLEAN_S):
-                came = await self.runtime.clean(step)
+                came = await self._unless_stopped(self.runtime.clean(step))
         except TimeoutError as error:
             message = f"cleaning {step.what} did not end within {CLEAN_S:g} s"
             raise NotNow(message, reason="cleaning-unfinished") from error
@@ -379,13 +542,13 @@ class Convergence:
     async def _set_right(self, step: Apply, release: Release) -> Settle:
         """Make what runs be what it is to be: told and counted before, so that a crash in it counts too."""
         if not step.differences:
-            await self.runtime.apply(release, step.resting)
+            await self._unless_stopped(self.runtime.apply(release, step.resting))
         else:
             counted = repair.repairing(self.memory, step, self.boot_id, self.clock.now_s())
             await self._record(counted, None)
             anew = any(one.repairs > 1 and one.subject in _subjects(step) for one in counted.memory.contests)
             wanted = drift.repair_of(step.differences, release, self.memory.portrait, anew=anew)
-            await self.runtime.repair(release, wanted)
+            await self._unless_stopped(self.runtime.repair(release, wanted))
         self._note_repair()
         if self.memory.safe is None and self.memory.resting != step.resting:
             return sparing.resumed(self.memory, step.resting)
@@ -395,13 +558,13 @@ class Convergence:
         digest = step.altered.release
         now_s = self.clock.now_s()
         await self._record(repair.mending(self.memory, step.altered, digest, self.boot_id, now_s), None)
-        await self.runtime.mend(digest, await self._meaning(digest))
+        await self._unless_stopped(self.runtime.mend(digest, await self._meaning(digest)))
         self._loaded.pop(digest, None)
         self.files.mended()
         mending = self.memory.mending
         if mending is not None and mending.contents:
             release = await self._loaded_now(digest)
-            await self.runtime.repair(release, Repair(contents=mending.contents))
+            await self._unless_stopped(self.runtime.repair(release, Repair(contents=mending.contents)))
             self._note_repair()
         return repair.mended(self.memory, digest, step.altered.differences)
 
@@ -495,7 +658,7 @@ class Convergence:
         self._unsaid, self.unwritten = [], 0
         self.memory = settled.memory
         if settled.obeyed is not None:
-            await self.orders.done(settled.obeyed)
+            await self.orders.done(settled.obeyed, settled.failed)
         for saying in settled.sayings:
             log.info(saying.kind, reason=saying.reason, message=saying.message, commit=short(saying.commit))
         self._forget_other_releases()

@@ -10,27 +10,32 @@ from collections.abc import Callable, Coroutine, Sequence
 
 import structlog
 
-from metrica_agent.decisions import starting
+from metrica_agent.decisions import starting, stopping
 from metrica_agent.decisions.standing import standing
 from metrica_agent.decisions.strain import SLOWER, in_words, rebased
-from metrica_agent.decisions.world import Saying, Stamp
+from metrica_agent.decisions.world import Release, Saying, Stamp, Stopped
 from metrica_agent.pulse import Pulse
 from metrica_agent.tasks import beginning
+from metrica_agent.tasks.commands import CommandTask
 from metrica_agent.tasks.contact import ContactTask
 from metrica_agent.tasks.converge import Convergence
 from metrica_agent.tasks.files import FilesTask
+from metrica_agent.tasks.gates import GateTask
 from metrica_agent.tasks.guard import GuardTask
 from metrica_agent.tasks.health import HealthTask, Vigil
 from metrica_agent.tasks.machine import MachineTask
 from metrica_agent.tasks.parts import Ledger, Parts
 from metrica_agent.tasks.report import ReportTask, Timing
+from metrica_agent.tasks.stop import StopTask
 from metrica_agent.tasks.sync import Offer, SyncTask
 from metrica_agent.wake import Wake
-from metrica_fleet.errors import NotNow
+from metrica_fleet.errors import NotNow, Unusable
 from metrica_fleet.identity import short
-from metrica_fleet.messages import Head, Refusal, Status
+from metrica_fleet.messages import Head, Refusal, Status, StopStanding
 from metrica_fleet.records import Vitals
 from metrica_fleet.retry import full_jitter
+from metrica_fleet.signed import Signed
+from metrica_fleet.topics import COMMANDS, GATE, STOP, Channel
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -44,6 +49,9 @@ PULSES_OF = {
     "sync": ("sync",),
     "report": ("heartbeats", "talk"),
     "orders": ("orders",),
+    "stop": ("stop",),
+    "gates": ("gates",),
+    "commands": ("commands",),
     "contact": ("contact",),
     "files": ("files",),
 }
@@ -57,6 +65,7 @@ async def run_device(parts: Parts) -> None:
     Not so in the safe mode of an agent that crash-looped: there each task that fails is started again by itself, so
     that the others, telemetry first of all, go on.
     """
+    await beginning.stand_still(parts)
     await beginning.begin(parts)
     await beginning.hear(parts)
     device = _Device(parts)
@@ -147,7 +156,31 @@ class _Device:
             pulse=pulses["sync"],
             on_answer=self.contact.heard,
         )
+        self.stop = StopTask(
+            fleet=parts.identity.fleet,
+            notary=parts.notary,
+            memory=lambda: self.convergence.memory,
+            ledger=teller,
+            clock=parts.clock,
+            wake=Wake(now_s, pulses["stop"]),
+            noted=Wake(now_s),
+            chance=parts.chance,
+            on_heard=self._heard,
+            pulse=pulses["stop"],
+        )
+        self.gates = GateTask(
+            fleet=parts.identity.fleet,
+            notary=parts.notary,
+            memory=lambda: self.convergence.memory,
+            ledger=teller,
+            clock=parts.clock,
+            wake=Wake(now_s, pulses["gates"]),
+            chance=parts.chance,
+            on_heard=converge.nudge,
+            pulse=pulses["gates"],
+        )
         self.convergence = Convergence(
+            device=parts.identity.device,
             boot_id=parts.clock.boot_id,
             memory=memory,
             ledger=parts.ledger,
@@ -159,10 +192,12 @@ class _Device:
             candidates=self._offer,
             recall=self.sync.understood,
             orders=parts.orders,
+            stops=self.stop,
+            gates=self.gates,
             clock=parts.clock,
             wake=converge,
             chance=parts.chance,
-            on_record=report.nudge,
+            on_record=self._recorded,
             steady_s=parts.pace.steady_s,
             pulse=pulses["converge"],
         )
@@ -187,15 +222,38 @@ class _Device:
             vitals=self.machine.last_seen,
             status=self._status,
             on_head=self._nudged,
+            on_signed=self._signed,
             chance=parts.chance,
             wake=report,
             timing=Timing(heartbeat_s=parts.pace.heartbeat_s),
             slower=lambda: SLOWER if in_words(self.convergence.memory.strain) else 1,
-            on_link=self.contact.linked,
+            on_link=self._linked,
             pulse=pulses["heartbeats"],
             talking=pulses["talk"],
         )
         parts.orders.pulse = pulses["orders"]
+        parts.orders.on_signed = self.stop.taken
+        self.commands = CommandTask(
+            fleet=parts.identity.fleet,
+            device=parts.identity.device,
+            agent_version=parts.identity.agent_version,
+            notary=parts.notary,
+            memory=lambda: self.convergence.memory,
+            stopped=self._stop_in_force,
+            ledger=parts.ledger,
+            clock=parts.clock,
+            orders=parts.orders,
+            look=self.sync.look,
+            engine=parts.engine,
+            running=self._running,
+            vitals=self.machine.last_seen,
+            reboot=parts.reboot or _no_reboot,
+            answer=self.report.answer,
+            on_told=report.nudge,
+            wake=Wake(now_s, pulses["commands"]),
+            chance=parts.chance,
+            pulse=pulses["commands"],
+        )
 
     def tasks(self) -> dict[str, Callable[[], Coroutine[object, object, None]]]:
         """Return every task by its name."""
@@ -209,6 +267,9 @@ class _Device:
             "sync": self.sync.run,
             "report": self.report.run,
             "orders": lambda: orders.run(self.convergence.wake.nudge),
+            "stop": self.stop.run,
+            "gates": self.gates.run,
+            "commands": self.commands.run,
             "contact": self.contact.run,
             **self._guard(),
         }
@@ -259,8 +320,36 @@ class _Device:
 
     def _offered(self) -> None:
         """Decide anew; and what is wanted is part of the status, whether it may change anything or not."""
-        self.convergence.wake.nudge()
+        self.convergence.heed()
         self.report.wake.nudge()
+
+    def _heard(self) -> None:
+        self.convergence.heed()
+
+    def _recorded(self) -> None:
+        self.report.wake.nudge()
+        self.stop.remembered()
+
+    def _signed(self, channel: Channel, signed: Signed) -> None:
+        if channel is STOP:
+            self.stop.hear(signed)
+        elif channel is GATE:
+            self.gates.hear(signed)
+        elif channel is COMMANDS:
+            self.commands.hear(signed)
+
+    def _linked(self, stands: bool) -> None:  # noqa: FBT001 - a callback
+        self.contact.linked(stands)
+        self.commands.linked(stands)
+
+    def _stop_in_force(self) -> str | None:
+        """Return what stop is in force, in words."""
+        stop = self.convergence.memory.stop
+        return stopping.in_words(stop.obeyed) if stop is not None and stop.obeyed is not None else None
+
+    async def _running(self) -> Release | None:
+        standing = self.convergence.memory.standing
+        return None if standing is None else await self._parts.releases.load(standing)
 
     def _nudged(self, head: Head) -> None:
         """Look at the remotes now, unless what the hub saw is what we know."""
@@ -284,6 +373,7 @@ class _Device:
             phase=where.phase,
             reason=where.reason,
             message=where.message,
+            stop=_stopped(memory.stop),
             refused=Refusal(commit=last.commit, reason=last.reason, message=last.message) if last else None,
             at=None,
             boot_id=parts.clock.boot_id,
@@ -293,3 +383,16 @@ class _Device:
             last_seq=0,
             vitals=Vitals(),
         )
+
+
+def _stopped(stop: Stopped | None) -> StopStanding | None:
+    if stop is None:
+        return None
+    obeyed = stop.obeyed
+    if obeyed is None:
+        return StopStanding(number=stop.number, level=None)
+    return StopStanding(number=stop.number, level=obeyed.stop.level, source=obeyed.source, done=stop.done)
+
+
+async def _no_reboot() -> None:
+    raise Unusable("nothing here can start this machine anew", reason="reboot-impossible")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 import structlog
 
 from metrica_agent.decisions import guarding
@@ -38,8 +39,7 @@ class Watchman(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class Patience(msgspec.Struct, frozen=True, kw_only=True):
     """How long is waited for a loop."""
 
     look_s: float = guarding.LOOK_S

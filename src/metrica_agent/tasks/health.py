@@ -15,8 +15,9 @@ import structlog
 
 from metrica_agent.decisions import guarding
 from metrica_agent.decisions.trial import Watch, watched
-from metrica_agent.decisions.world import CheckResult, Container, Release, Sample, Saying, Stamp, Trial
+from metrica_agent.decisions.world import CheckResult, Container, Release, Sample, Saying, Trial
 from metrica_agent.pulse import Pulse
+from metrica_agent.tasks.telling import Clock, Teller
 from metrica_agent.wake import Wake
 from metrica_fleet.definition import Check
 from metrica_fleet.errors import NotNow
@@ -35,13 +36,6 @@ EVENTS_BASE_S = 1.0
 EVENTS_CAP_S = 60.0
 
 
-class Clock(Protocol):
-    """The boot clock, and what can be said about when something happened."""
-
-    def now_s(self) -> float: ...
-    def stamp(self) -> Stamp: ...
-
-
 class Engine(Protocol):
     """What the container engine can be asked."""
 
@@ -58,12 +52,6 @@ class Probe(Protocol):
     """Asks the role's own checks."""
 
     async def __call__(self, checks: Sequence[Check]) -> tuple[CheckResult, ...]: ...
-
-
-class Teller(Protocol):
-    """Where events are written down; the answer is empty when they could not be."""
-
-    async def record(self, stamp: Stamp, *, sayings: Sequence[Saying] = ()) -> tuple[int, ...]: ...
 
 
 @dataclass(slots=True)

@@ -6,29 +6,17 @@ It changes nothing but the reserve; what follows from strain is the converge loo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from metrica_agent.decisions import strain as straining
 from metrica_agent.decisions.strain import Need, ReserveOrder, StrainLimits
-from metrica_agent.decisions.world import Memory, Saying, Stamp, Strain
+from metrica_agent.decisions.world import Memory, Saying, Strain
 from metrica_agent.pulse import Pulse
+from metrica_agent.tasks.telling import Clock, Teller
 from metrica_agent.wake import Wake
 from metrica_fleet.records import Vitals
-
-
-class Clock(Protocol):
-    """The boot clock, and what can be said about when something happened."""
-
-    def now_s(self) -> float: ...
-    def stamp(self) -> Stamp: ...
-
-
-class Teller(Protocol):
-    """Where events are written down; the answer is empty when they could not be."""
-
-    async def record(self, stamp: Stamp, *, sayings: Sequence[Saying] = ()) -> tuple[int, ...]: ...
 
 
 class Reserve(Protocol):

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from metrica_agent.decisions.orders import Given, SignedStopOrder
 from metrica_agent.pulse import Pulse
 from metrica_agent.wake import Wake
-from metrica_fleet.errors import FleetError
+from metrica_fleet.errors import FleetError, NotNow
 from metrica_fleet.retry import full_jitter
+from metrica_fleet.signed import Signed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
-    from metrica_agent.decisions.orders import Given
+    from metrica_agent.decisions.orders import Failed, Order
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -29,6 +31,8 @@ LOOK_S = 20.0
 """Between looks while nobody rings: for who puts an order there by hand."""
 BROKEN_BASE_S = 2.0
 BROKEN_CAP_S = 60.0
+COMMAND = "command-"
+"""How the ids of orders begin that came as commands."""
 
 
 class Spool(Protocol):
@@ -44,6 +48,15 @@ class Spool(Protocol):
 
 
 @dataclass(slots=True)
+class _Commanded:
+    """An order that somebody waits for."""
+
+    given: Given
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    failed: Failed | None = None
+
+
+@dataclass(slots=True)
 class Orders:
     """The order that is to be obeyed next."""
 
@@ -52,8 +65,15 @@ class Orders:
     """Nudged by whoever gives an order."""
     now_s: Callable[[], float]
     chance: Callable[[], float]
+    on_signed: Callable[[Signed], Awaitable[None]] | None = None
+    """Judges a stop order that came by a file, until it is refused or written down. Raises NotNow."""
     given: Given | None = None
+    signed: Given | None = None
+    """A stop order: it is obeyed by its signature."""
+    look_s: float = LOOK_S
     pulse: Pulse = field(default_factory=Pulse)
+    _commanded: dict[str, _Commanded] = field(default_factory=dict[str, "_Commanded"])
+    """Orders of commands, in memory only: they end with the agent."""
 
     async def run(self, on_order: Callable[[], None]) -> None:
         """Look until cancelled; ``on_order`` wakes the converge loop."""
@@ -63,6 +83,7 @@ class Orders:
             self.pulse.works()
             try:
                 await self.look()
+                await self._have_judged()
                 failures = 0
             except FleetError as error:
                 failures += 1
@@ -73,15 +94,58 @@ class Orders:
             if failures:
                 await asyncio.sleep(full_jitter(failures, self.chance(), BROKEN_BASE_S, BROKEN_CAP_S))
             else:
-                await self.wake.wait_until(self.now_s() + LOOK_S)
+                await self.wake.wait_until(self.now_s() + self.look_s)
 
     async def look(self) -> None:
-        """Take the oldest order, when none is taken yet."""
-        if self.given is None:
-            self.given = await self.spool.oldest()
+        """Take the oldest order, when none is taken yet: those of the console first."""
+        if self.given is not None or self.signed is not None:
+            return
+        oldest = await self.spool.oldest()
+        if oldest is not None and isinstance(oldest.order, SignedStopOrder):
+            self.signed = oldest
+        elif oldest is not None:
+            self.given = oldest
+        elif self._commanded:
+            self.given = next(iter(self._commanded.values())).given
 
-    async def done(self, order_id: str) -> None:
+    async def _have_judged(self) -> None:
+        while self.signed is not None and isinstance(self.signed.order, SignedStopOrder):
+            if self.on_signed is not None:
+                await self.on_signed(Signed(self.signed.order.text, self.signed.order.signature))
+            await self.spool.remove(self.signed.id)
+            self.signed = None
+            await self.look()
+
+    async def done(self, order_id: str, failed: Failed | None = None) -> None:
         """Forget an order: it is obeyed, and that is written down. One that can't be removed is obeyed again."""
-        await self.spool.remove(order_id)
-        self.given = None
+        if order_id.startswith(COMMAND):
+            self._answer(order_id, failed)
+        else:
+            await self.spool.remove(order_id)
+        if self.given is not None and self.given.id == order_id:
+            self.given = None
         self.wake.nudge()  # there may be another one
+
+    async def obeyed(self, number: int, order: Order) -> None:
+        """Return when the order of a command was obeyed, in its turn. Cancelled before that, it is withdrawn.
+
+        Raises:
+            NotNow: why it could not be obeyed.
+        """
+        given = Given(id=f"{COMMAND}{number}", order=order)
+        commanded = self._commanded[given.id] = _Commanded(given)
+        self.wake.nudge()
+        try:
+            await commanded.over.wait()
+        finally:
+            self._commanded.pop(given.id, None)
+            if self.given is given:
+                self.given = None
+        if commanded.failed is not None:
+            raise NotNow(commanded.failed.message, reason=commanded.failed.reason)
+
+    def _answer(self, order_id: str, failed: Failed | None) -> None:
+        commanded = self._commanded.pop(order_id, None)
+        if commanded is not None:
+            commanded.failed = failed
+            commanded.over.set()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from metrica_agent.decisions import contact, starting
 from metrica_agent.decisions.strain import StrainLimits
 from metrica_agent.decisions.world import Memory
-from metrica_agent.tasks import ports
+from metrica_agent.tasks import commands, health, ports
 from metrica_agent.tasks.files import CHECK_S, Store
 from metrica_agent.tasks.guard import Patience, Watchman
-from metrica_agent.tasks.health import Engine, Probe
+from metrica_agent.tasks.health import Probe
 from metrica_agent.tasks.machine import Reserve
+from metrica_agent.tasks.notary import Notary
 from metrica_agent.tasks.orders import Orders
 from metrica_agent.tasks.report import Bus, Outbox
 from metrica_agent.tasks.sync import Git
@@ -47,22 +49,28 @@ class BootCount(Protocol):
     def starts(self) -> int: ...
 
 
-class Ledger(ports.Ledger, Outbox, Protocol):
+class Ledger(ports.Ledger, Outbox, commands.Ledger, Protocol):
     """All that the tasks ask of the ledger."""
 
     @property
     def opened(self) -> Opened: ...
     async def started(self, boot_id: BootId) -> BootCount: ...
+    async def settle_on(self, machine: str) -> None: ...
+
+    def machine(self) -> str: ...
 
     def memory(self) -> Memory: ...
+
+
+class Engine(health.Engine, commands.Engine, Protocol):
+    """All that the tasks ask of the container engine, beside what makes releases run."""
 
 
 class Stored(ports.Releases, Store, Protocol):
     """All that the tasks ask of the releases on disk."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """Which device this is, and which agent runs on it."""
 
     fleet: FleetId
@@ -70,8 +78,7 @@ class Identity:
     agent_version: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """How often the tasks look."""
 
     poll_s: float = 60.0
@@ -90,8 +97,7 @@ class Pace:
     """A network that is away for so long is told to be lost."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """The adapters of one device."""
 
     identity: Identity
@@ -107,16 +113,21 @@ class Parts:
     clock: Clock
     vitals: Callable[[], Awaitable[Vitals]]
     orders: Orders
+    notary: Notary
     chance: Callable[[], float]
-    limits: StrainLimits = field(default_factory=StrainLimits)
+    limits: StrainLimits = StrainLimits()
     """Where strain begins."""
     reserve: Reserve | None = None
     own_signers: str | None = None
     """The device's own ``allowed_signers``; ``None``: commits need no signature."""
+    machine: tuple[str, ...] = ()
+    """What tells this machine from others; empty: nothing does."""
     watchman: Watchman | None = None
     """Who watches over the loop; without one (a simulation) nobody watches over the tasks either."""
-    patience: Patience = field(default_factory=Patience)
+    patience: Patience = Patience()
     last_words: str = ""
     """What an earlier process of this agent left that was stuck."""
+    reboot: Callable[[], Awaitable[None]] | None = None
+    """Starts the machine anew; ``None``: this one can't be."""
     on_told: Callable[[], None] = lambda: None
     """Called when the last words are in the ledger."""

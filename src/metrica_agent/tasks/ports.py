@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from metrica_agent.decisions.drift import Altered, Repair
-from metrica_agent.decisions.orders import Given
+from metrica_agent.decisions.orders import Failed, Given
 from metrica_agent.decisions.steps import Clean, Cleaned, WallTime
 from metrica_agent.decisions.strain import Need
 from metrica_agent.decisions.trial import Watch
@@ -14,6 +14,7 @@ from metrica_agent.decisions.world import (
     Decision,
     Deployed,
     Desired,
+    Heard,
     Memory,
     Release,
     Sample,
@@ -23,14 +24,14 @@ from metrica_agent.decisions.world import (
     Trial,
     Unacceptable,
 )
+from metrica_agent.tasks import telling
+from metrica_fleet.gate import Gate
 from metrica_fleet.identity import ReleaseDigest, RoleId
 
 
-class Clock(Protocol):
-    """The boot clock, and what can be said about when something happened."""
+class Clock(telling.Clock, Protocol):
+    """The boot clock, and the time of day."""
 
-    def now_s(self) -> float: ...
-    def stamp(self) -> Stamp: ...
     def time_in(self, zone: str) -> WallTime | None:
         """Return the time of day in ``zone``; ``None`` while it can't be trusted."""
         ...
@@ -84,6 +85,10 @@ class Runtime(Protocol):
         """Stop these services, and nothing else. Raises NotNow."""
         ...
 
+    async def halt(self) -> None:
+        """Stop every workload, whatever made it. Raises NotNow."""
+        ...
+
     async def clean(self, step: Clean) -> Cleaned:
         """Make room by one kind of cleaning. Raises NotNow."""
         ...
@@ -94,6 +99,10 @@ class Runtime(Protocol):
 
     async def repair(self, release: Release, repair: Repair) -> None:
         """Set right what ``repair`` names of what runs, and nothing else. Raises Unusable or NotNow."""
+        ...
+
+    async def restart(self, release: Release, service: str) -> None:
+        """Restart the containers of one service of ``release``, which runs. Raises NotNow."""
         ...
 
     async def mend(self, digest: ReleaseDigest, desired: Desired | None) -> None:
@@ -107,6 +116,22 @@ class Runtime(Protocol):
     async def sweep(self, keep: frozenset[ReleaseDigest]) -> None:
         """Remove releases not in ``keep`` that no container uses. Raises NotNow."""
         ...
+
+
+class Stops(Protocol):
+    """What the stop task heard."""
+
+    @property
+    def heard(self) -> Heard | None: ...
+
+
+class Gates(Protocol):
+    """What the gate task heard."""
+
+    @property
+    def heard(self) -> Gate | None: ...
+    @property
+    def heard_s(self) -> float | None: ...
 
 
 class Vigil(Protocol):
@@ -155,6 +180,6 @@ class Orders(Protocol):
 
     @property
     def given(self) -> Given | None: ...
-    async def done(self, order_id: str) -> None:
-        """Forget an order: it is obeyed, and that is written down."""
+    async def done(self, order_id: str, failed: Failed | None) -> None:
+        """Forget an order: it is obeyed, and that is written down; or it could not be."""
         ...

@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
+import msgspec
 import structlog
 from msgspec import structs
 
 from metrica_agent.decisions import guarding
 from metrica_agent.decisions.pace import Pace
+from metrica_agent.decisions.world import Saying
 from metrica_agent.pulse import Pulse
 from metrica_agent.tasks.talk import Link, Talk
 from metrica_fleet.errors import NotNow
@@ -29,11 +31,16 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from metrica_agent.decisions.outbox import Covered
-    from metrica_agent.decisions.world import Saying, Stamp
+    from metrica_agent.decisions.world import Stamp
     from metrica_agent.wake import Wake
     from metrica_fleet.identity import BootId, DeviceId, StreamId
-    from metrica_fleet.messages import Head, Status
-    from metrica_fleet.records import Record
+    from metrica_fleet.messages import Answer, Head, Status
+    from metrica_fleet.records import Event, Record
+    from metrica_fleet.signed import Signed
+    from metrica_fleet.topics import Channel
+
+TAKEN_OVER: Final = "bus-taken-over"
+TAKEN_OVER_AGAIN_S: Final = 3600.0
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -60,7 +67,7 @@ class Outbox(Protocol):
 
     @property
     def stream(self) -> StreamId:
-        """The stream that the outbox is now."""
+        """The stream that the next record is of."""
         ...
 
     def stored(self) -> int:
@@ -83,12 +90,16 @@ class Outbox(Protocol):
         """Return the next records that the hub is not known to have."""
         ...
 
-    async def forget(self, stream: str, seq: int, *, retained: bool = False) -> Covered:
+    async def forget(self, stream: str, seq: int) -> Covered:
         """Forget what the hub has."""
         ...
 
-    async def new_stream(self, stamp: Stamp, saying: Saying) -> StreamId:
-        """Go on in a new stream, beginning with all that the hub is not known to have."""
+    async def newest_stored(self) -> Event | None:
+        """Return the newest event that the hub has said to have."""
+        ...
+
+    async def set_back(self) -> int:
+        """Let all go again that is still here; return how many of what the hub had said to have."""
         ...
 
     async def connections(self) -> int:
@@ -112,17 +123,22 @@ class Bus(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """How often, and how patiently."""
 
     heartbeat_s: float = 60.0
     reconnect_base_s: float = 1.0
-    reconnect_cap_s: float = 120.0
+    reconnect_cap_s: float = 45.0
+    """So that a fleet whose broker was away is all there within a minute."""
     stood_s: float = 60.0
     """A connection that lasted so long was a success; two devices of one name soon take it from another."""
     resend_base_s: float = 30.0
-    resend_cap_s: float = 600.0
+    resend_cap_s: float = 120.0
+    """Each time one record: a hub that is away for hours finds no more than that in the broker's queue."""
+
+
+def _unheard(_channel: Channel, _signed: Signed) -> None:
+    """Nobody listens."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -141,6 +157,8 @@ class ReportTask:
     chance: Callable[[], float]
     wake: Wake
     """To be nudged when there is a new record, or the status changed."""
+    on_signed: Callable[[Channel, Signed], None] = _unheard
+    """Called with each signed text that is heard, whoever may have signed it."""
     slower: Callable[[], float] = lambda: 1
     """How many times rarer heartbeats are now."""
     timing: Timing = field(default_factory=Timing)
@@ -149,13 +167,21 @@ class ReportTask:
     """Called when the connection came as far as the records, and when it is lost."""
     denied: set[str] = field(default_factory=set[str])
     """Channels that the broker refused the last time: told once, until it takes one again."""
+    has_asked: bool = False
+    """Whether the hub was asked, since we began, if it still has what it had said to have."""
     beats: int = 0
     pulse: Pulse = field(default_factory=Pulse)
     """Of the heartbeats."""
     talking: Pulse = field(default_factory=Pulse)
     """Of the connection."""
     _vitals: Vitals = field(default_factory=Vitals)
+    _heartbeat_s: float = 0.0
+    """Until the next heartbeat, as it was last decided."""
+    _talk: Talk | None = None
+    """Over the connection that stands."""
     _trouble: str | None = None
+    _taken_over_s: float | None = None
+    """When it was last told that another machine goes by our name."""
 
     async def run(self) -> None:
         """Report until cancelled. No trouble with the network or the broker ends it."""
@@ -167,13 +193,13 @@ class ReportTask:
         while True:
             self.pulse.works()
             self._vitals = await self.vitals()
+            pause_s = self._heartbeat_s = self.timing.heartbeat_s * self.slower()
             try:
                 await self.outbox.heartbeat(self.clock.stamp(), self.current_status())
             except NotNow as error:
                 log.warning("heartbeat_unwritten", reason=error.reason, error=error.message)
             self.beats += 1
             self.wake.nudge()
-            pause_s = self.timing.heartbeat_s * self.slower()
             self.pulse.back_within(2 * pause_s, "waits for the next heartbeat")
             await asyncio.sleep(spread(pause_s, self.chance()))
 
@@ -189,7 +215,8 @@ class ReportTask:
             try:
                 await self._connection()
             except* NotNow as lost:
-                self._tell_trouble(lost)
+                if self._tell_trouble(lost) == TAKEN_OVER:
+                    await self._tell_taken_over()
             stood = self.clock.now_s() - began_s >= self.timing.stood_s
             failures = 0 if stood else failures + 1
 
@@ -220,10 +247,25 @@ class ReportTask:
                 await link.leave(self._presence("offline", "shutdown", number))
                 raise
             finally:
+                self._talk = None
                 self.on_link(False)  # noqa: FBT003 - a callback
                 await self.outbox.unlinked()
 
-    def _tell_trouble(self, lost: BaseExceptionGroup[NotNow]) -> None:
+    async def _tell_taken_over(self) -> None:
+        """Tell that two machines go by one name: once an hour, as long as it goes on."""
+        now_s, told_s = self.clock.now_s(), self._taken_over_s
+        if told_s is not None and now_s - told_s < TAKEN_OVER_AGAIN_S:
+            return
+        message = "another machine connected under this device's name; both take turns, and nothing is lost: rename one"
+        log.warning("bus_taken_over", message=message)
+        try:
+            await self.tell(Saying(kind="bus.taken_over", reason="two-of-one-name", message=message))
+        except NotNow as error:
+            log.warning("event_unwritten", kind="bus.taken_over", reason=error.reason, error=error.message)
+        else:
+            self._taken_over_s = now_s
+
+    def _tell_trouble(self, lost: BaseExceptionGroup[NotNow]) -> str:
         first: BaseException = lost
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
@@ -231,9 +273,21 @@ class ReportTask:
         if reason != self._trouble:
             log.info("bus_away", reason=reason, error=str(first))
         self._trouble = reason
+        return str(reason)
 
-    def connected(self) -> None:
+    async def answer(self, answer: Answer) -> None:
+        """Publish what came of a command, and wait until the broker has it.
+
+        Raises:
+            NotNow: ``bus-lost``.
+        """
+        if self._talk is None:
+            raise NotNow("there is no connection to the broker", reason="bus-lost")
+        await self._talk.answer(answer)
+
+    def connected(self, talk: Talk) -> None:
         """Note that a connection came as far as the records."""
+        self._talk = talk
         self._trouble = None
         self.on_link(True)  # noqa: FBT003 - a callback
         log.info("bus_connected")
@@ -256,6 +310,7 @@ class ReportTask:
             at=None if stamp.at is None else datetime.fromisoformat(stamp.at),
             boot_id=stamp.boot_id,
             uptime_s=stamp.uptime_s,
+            heartbeat_s=self._heartbeat_s or self.timing.heartbeat_s,
             stream=self.outbox.stream,
             last_seq=self.outbox.last_seq(),
             vitals=self._vitals,

@@ -40,6 +40,8 @@ SAFE_MODE = RoleId("safe-mode")
 """Stands where a role's name does."""
 REST_DEADLINE_S = 120.0
 """For stopping what is to rest; past it the engine goes on, and is asked again later."""
+HALT_DEADLINE_S = 45.0
+"""For stopping everything gently; past it what still runs is killed."""
 FOR_THE_AGENT = "role.toml"
 """No part of the release: what of it concerns a release is in the digest by itself; the rest must restart nothing."""
 SHIPPED_SAFE_MODE = Path(__file__).resolve().parents[1] / "safe_mode"
@@ -93,6 +95,8 @@ class Engine(cleaning.Engine, Protocol):
     async def up(self, release: Path, deadline_s: float, *, resting: Collection[str] = ()) -> None: ...
     async def repair(self, release: Path, repair: Repair, deadline_s: float) -> None: ...
     async def rest(self, services: Collection[str], deadline_s: float) -> None: ...
+    async def halt(self, deadline_s: float) -> None: ...
+    async def restart(self, release: Path, service: str, deadline_s: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +260,10 @@ class Staging:
         """Stop these services, and nothing else. Raises NotNow."""
         await self.engine.rest(services, REST_DEADLINE_S)
 
+    async def halt(self) -> None:
+        """Stop every workload, whatever made it. Raises NotNow."""
+        await self.engine.halt(HALT_DEADLINE_S)
+
     async def clean(self, step: Clean) -> Cleaned:
         """Make room by one kind of cleaning. Raises NotNow."""
         return await self._cleaner.clean(step)
@@ -283,6 +291,10 @@ class Staging:
         """Set right what ``repair`` names of what runs, and nothing else. Raises as ``apply`` does."""
         folder, deadline_s = self.store.folder(release.digest), release.limits.apply_deadline_s
         await self._bring(release, lambda: self.engine.repair(folder, repair, deadline_s))
+
+    async def restart(self, release: Release, service: str) -> None:
+        """Restart the containers of one service, as gently as its stop_grace_period says. Raises NotNow."""
+        await self.engine.restart(self.store.folder(release.digest), service, release.limits.apply_deadline_s)
 
     async def _make_whole(self, release: Release) -> None:
         if await self.store.verify(release.digest):

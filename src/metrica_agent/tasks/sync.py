@@ -12,18 +12,22 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, assert_never
 
 import structlog
+from msgspec.structs import replace
 
 from metrica_agent.decisions import guarding
-from metrica_agent.decisions.lineage import HISTORY, Relation, Verdict, may_follow
+from metrica_agent.decisions.lineage import HISTORY, Judgement, Relation, Verdict, may_follow
 from metrica_agent.decisions.trust import DISTRUSTED
-from metrica_agent.decisions.world import Desired, Memory, Saying, Stamp, Unacceptable
+from metrica_agent.decisions.world import Desired, Memory, Saying, Unacceptable
 from metrica_agent.pulse import Pulse
+from metrica_agent.tasks.telling import Clock, Teller
 from metrica_agent.wake import Wake
 from metrica_fleet.definition import for_device, role_named_by
 from metrica_fleet.errors import FleetError, NotNow, Ours, Unusable
 from metrica_fleet.identity import CommitId, DeviceId, short
 from metrica_fleet.retry import full_jitter, spread
 from metrica_fleet.signers import FILE as SIGNERS_FILE
+from metrica_fleet.stop import FILE as STOP_FILE
+from metrica_fleet.stop import Stop, stops_in_file, unreadable_file
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -38,13 +42,6 @@ NUDGE_SPREAD_S = 0.5
 SWITCH_REST_S = 900.0
 """A remote that comes and goes is told at most so often."""
 JUDGED_KEPT = 20
-
-
-class Clock(Protocol):
-    """The boot clock, and what can be said about when something happened."""
-
-    def now_s(self) -> float: ...
-    def stamp(self) -> Stamp: ...
 
 
 class Git(Protocol):
@@ -69,12 +66,6 @@ class Git(Protocol):
     async def read(self, commit: CommitId, paths: Sequence[str]) -> Mapping[str, bytes]:
         """Return those of ``paths`` that exist in ``commit``. Raises NotNow or Unusable."""
         ...
-
-
-class Teller(Protocol):
-    """Where events are written down; the answer is empty when they could not be."""
-
-    async def record(self, stamp: Stamp, *, sayings: Sequence[Saying] = ()) -> tuple[int, ...]: ...
 
 
 @dataclass(slots=True)
@@ -115,9 +106,52 @@ class _Round:
         return [(url, offer) for url, offer in found if isinstance(offer, Unacceptable)]
 
 
+def _in_words(came: _Round, candidate: Desired | Unacceptable | None) -> str:
+    """Return what came of a round. Raises NotNow when no remote serves."""
+    if came.serving is None:
+        first = next(iter(came.troubles.values()), None)
+        refused = next((f"commit {short(offer.commit)}: {offer.message}" for _, offer in came.refused()), None)
+        why = first.message if first is not None else refused or "those that answer lag behind"
+        raise NotNow(f"no remote serves: {why}", reason=first.reason if first is not None else "git-unserved")
+    if candidate is None:
+        return "a remote answers, and has nothing new"
+    if isinstance(candidate, Unacceptable):
+        return f"commit {short(candidate.commit)} is refused: {candidate.message}"
+    return f"commit {short(candidate.commit)} is wanted"
+
+
 def _untrusted(offer: Desired | Unacceptable) -> bool:
     """Whether it is refused for its history or signature: then the remote is in doubt, not only the commit."""
     return isinstance(offer, Unacceptable) and offer.reason in HISTORY | DISTRUSTED
+
+
+def _files_of(role: str) -> tuple[str, str]:
+    return f"roles/{role}/role.toml", f"roles/{role}/compose.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What is read of one commit: in one go where that can be, since each reading is a process of its own."""
+
+    git: Git
+    commit: CommitId
+    asked: frozenset[str] = frozenset()
+    known: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+
+    @classmethod
+    async def read_ahead(cls, git: Git, commit: CommitId, paths: Sequence[str]) -> _Content:
+        """Read ``paths`` together. Where one can't be read, each is read when it is asked for. Raises NotNow."""
+        try:
+            return cls(git, commit, frozenset(paths), await git.read(commit, paths))
+        except Unusable as error:
+            log.debug("commit_not_read_in_one_go", commit=short(commit), reason=error.reason, error=error.message)
+            return cls(git, commit)
+
+    async def files(self, *paths: str) -> dict[str, bytes]:
+        """Return those of ``paths`` that exist. Raises NotNow or Unusable."""
+        if self.asked.issuperset(paths):
+            return {path: self.known[path] for path in paths if path in self.known}
+        return dict(await self.git.read(self.commit, paths))
 
 
 _Judged = tuple[str, CommitId, CommitId | None, str | None]
@@ -145,6 +179,11 @@ class SyncTask:
     pulse: Pulse = field(default_factory=Pulse)
     on_answer: Callable[[], None] = lambda: None
     """Called when a remote answered, whatever it said."""
+    _begun: int = 0
+    """How often the remotes were asked."""
+    _over: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the round is over that is going on, or comes next."""
+    _last: _Round = field(default_factory=_Round)
     _silent: bool = False
     _overdue: int = 0
     """How often in a row no remote served, and a fetch ran out of time."""
@@ -164,7 +203,10 @@ class SyncTask:
         await self._recall()
         while True:
             self.wake.clear()
-            await self._ask()
+            self._begun += 1
+            self._last = await self._ask()
+            self._over.set()
+            self._over = asyncio.Event()
             await self.wake.wait_until(self.clock.now_s() + spread(self.poll_s, self.chance()))
             await asyncio.sleep(NUDGE_SPREAD_S * self.chance())
 
@@ -174,11 +216,31 @@ class SyncTask:
         if accepted is None or self.memory().refusal_of(accepted) is not None:
             return
         try:
-            self._put(await self.understood(accepted))
+            self._put(await self._known(accepted))
         except FleetError as error:
             log.info("commit_not_recalled", commit=accepted, reason=error.reason, error=error.message)
 
-    async def _ask(self) -> None:
+    async def _known(self, accepted: CommitId) -> Desired | Unacceptable:
+        """Read the accepted commit again. Where a later one stops, which could not be used, it lifts nothing."""
+        understood, stop = await self.understood(accepted), self.memory().stop
+        is_latest = stop is None or stop.commit in {None, accepted}
+        return understood if is_latest else replace(understood, stops=None)
+
+    async def look(self) -> str:
+        """Ask the remotes now, those too that are left alone for a while; return what came of it.
+
+        Raises:
+            NotNow: why none serves.
+        """
+        self._not_before_s.clear()
+        before = self._begun
+        while self._begun == before:
+            over = self._over
+            self.wake.nudge()
+            await over.wait()
+        return _in_words(self._last, self.offer.candidate)
+
+    async def _ask(self) -> _Round:
         """Ask the remotes in order until one serves: gone, slow, lagging or rewritten, the next one is asked."""
         came = _Round()
         for url in self.remotes:
@@ -194,6 +256,7 @@ class SyncTask:
         elif came.troubles:
             self._overdue += came.overdue
             await self._unheard(came.troubles.values())
+        return came
 
     async def _ask_one(self, url: str, came: _Round) -> None:
         costly = False
@@ -250,11 +313,13 @@ class SyncTask:
         except Unusable as error:
             return self._refused(url, commit, memory, error.reason, error.message)
         judgement = may_follow(relation, commit=commit, accepted=memory.accepted, allowed=frozenset(memory.allowed))
+        if judgement.verdict is Verdict.ACCEPT and not by_leave:
+            judgement = await self._after_stop(url, commit, memory, judgement)
         match judgement.verdict:
             case Verdict.ACCEPT:
                 return Answer(serves=True, offer=await self.understood(commit))
             case Verdict.IGNORE if commit == memory.accepted:
-                return Answer(serves=True, offer=await self.understood(commit))
+                return Answer(serves=True, offer=await self._known(commit))
             case Verdict.IGNORE:
                 await self._tell_once("git.behind", commit, judgement.reason, judgement.message)
                 return Answer(serves=False)
@@ -262,6 +327,18 @@ class SyncTask:
                 return self._refused(url, commit, memory, judgement.reason, judgement.message)
             case _:
                 assert_never(judgement.verdict)
+
+    async def _after_stop(self, url: str, commit: CommitId, memory: Memory, judgement: Judgement) -> Judgement:
+        """Judge a commit that follows the accepted one by whether it follows the one as well whose STOP is in force.
+
+        They differ where that one could not be used otherwise. What came before it must not lift the stop.
+        """
+        stopped = memory.stop.commit if memory.stop is not None else None
+        if stopped is None or stopped in {memory.accepted, commit}:
+            return judgement
+        relation = await self.git.fetch(url, commit, stopped)
+        after = may_follow(relation, commit=commit, accepted=stopped)
+        return judgement if after.verdict is Verdict.ACCEPT else after
 
     def _signers_in_force(self, memory: Memory) -> str | None:
         """Return who may sign; nobody may where trust has not begun."""
@@ -300,15 +377,17 @@ class SyncTask:
 
     async def understood(self, commit: CommitId) -> Desired | Unacceptable:
         """Read what concerns this device in a commit of the mirror, and only that. Raises NotNow."""
+        device, role = f"devices/{self.device}.toml", self.memory().role
+        ours = _files_of(role) if role is not None else ()
+        content = await _Content.read_ahead(self.git, commit, (STOP_FILE, "fleet.toml", device, SIGNERS_FILE, *ours))
+        stops = await self._stops_in(content)
         try:
-            files = dict(await self.git.read(commit, ("fleet.toml", f"devices/{self.device}.toml")))
-            role = role_named_by(files, self.device)
-            files |= await self.git.read(commit, (f"roles/{role}/role.toml", f"roles/{role}/compose.yaml"))
+            files = await content.files("fleet.toml", device)
+            files |= await content.files(*_files_of(role_named_by(files, self.device)))
             defined = for_device(files, self.device)
-            if self.signatures_required:
-                files |= await self.git.read(commit, (SIGNERS_FILE,))
+            files |= await self._signers_in(content)
         except Unusable as error:
-            return Unacceptable(commit=commit, reason=error.reason, message=error.message)
+            return Unacceptable(commit=commit, reason=error.reason, message=error.message, stops=stops)
         return Desired(
             commit=commit,
             fleet=defined.fleet,
@@ -321,8 +400,28 @@ class SyncTask:
             checks=defined.checks,
             update=defined.update,
             services=dict(defined.services),
+            rollout=defined.rollout,
             signers=files[SIGNERS_FILE].decode("utf-8", "replace") if SIGNERS_FILE in files else None,
+            stops=stops,
         )
+
+    @staticmethod
+    async def _stops_in(content: _Content) -> tuple[Stop, ...]:
+        """Return what the commit's ``STOP`` stops, whatever else is in it. Raises NotNow."""
+        try:
+            files = await content.files(STOP_FILE)
+        except Unusable as error:
+            return unreadable_file(error.message)
+        return stops_in_file(files[STOP_FILE]) if STOP_FILE in files else ()
+
+    async def _signers_in(self, content: _Content) -> Mapping[str, bytes]:
+        """Return the commit's ``allowed_signers``; one that is none spoils a commit only where it must be signed."""
+        try:
+            return await content.files(SIGNERS_FILE)
+        except Unusable:
+            if self.signatures_required:
+                raise
+            return {}
 
     def _put(self, candidate: Desired | Unacceptable | None) -> None:
         if candidate != self.offer.candidate:

@@ -50,8 +50,10 @@ class Tracker:
 
     def covers(self, seq: int) -> bool:
         """Whether ``seq`` is stored, or was left out on purpose."""
+        if seq <= self._stored or not self._ahead:
+            return seq <= self._stored
         place = bisect_right(self._ahead, seq - 1, key=_after)
-        return seq <= self._stored or (place > 0 and seq <= self._ahead[place - 1].upto)
+        return place > 0 and seq <= self._ahead[place - 1].upto
 
     def has_room(self, seq: int, prev: int) -> bool:
         """Whether the record ``seq`` that follows ``prev`` may be stored."""
@@ -60,6 +62,9 @@ class Tracker:
     def cover(self, seq: int, prev: int) -> None:
         """The record ``seq`` that follows ``prev`` is stored."""
         after, upto = min(prev, seq - 1), seq
+        if after == self._stored and not self._ahead:
+            self._stored = upto  # as nearly always
+            return
         if after <= self._stored:
             self._stored = max(self._stored, upto)
         else:

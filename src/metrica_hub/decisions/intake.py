@@ -15,9 +15,11 @@ import msgspec
 from metrica_fleet.codec import decode
 from metrica_fleet.errors import Unusable
 from metrica_fleet.identity import Stream
-from metrica_fleet.messages import Head, Presence, Status, Stored
+from metrica_fleet.messages import Answer, Head, Presence, Status, Stored
 from metrica_fleet.records import Event, Heartbeat, Prev, Record, Seq
+from metrica_fleet.signed import Signed
 from metrica_fleet.topics import RECORDS, Address, Channel, address_of
+from metrica_hub.decisions.heartbeats import RecordReader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +50,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     prev: Prev
 
 
-class Said(msgspec.Struct, frozen=True, kw_only=True):
+class Said(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A message of a device, understood."""
 
     device: DeviceId
@@ -69,11 +71,14 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     received_at: datetime
     device: DeviceId | None
     number: Envelope | None = None
+    is_kept: bool = True
+    """Whether it goes into the table; one of too many is only counted."""
 
 
 Arrival = Said | DeadLetter
 
 _ENVELOPE: Final = msgspec.json.Decoder(Envelope)
+_RECORDS: Final = RecordReader()
 _address_of = lru_cache(maxsize=65536)(address_of)
 
 
@@ -137,13 +142,10 @@ def key_of(arrival: Arrival) -> tuple[DeviceId, StreamId] | None:
 
 def numbered(arrival: Arrival) -> tuple[tuple[DeviceId, StreamId], Heartbeat | Event | Envelope] | None:
     """Return the stream that ``arrival`` is numbered in, and what has its number there; ``None`` without one."""
-    match arrival:
-        case Said(device=device, message=Heartbeat() | Event() as number):
-            return (device, number.stream), number
-        case DeadLetter(device=device, number=Envelope() as number) if device is not None:
-            return (device, number.stream), number
-        case _:
-            return None
+    number = arrival.message if isinstance(arrival, Said) else arrival.number
+    if arrival.device is None or not isinstance(number, (Heartbeat, Event, Envelope)):
+        return None
+    return (arrival.device, number.stream), number
 
 
 def _speaker(address: Address, fleet: FleetId) -> DeviceId:
@@ -155,14 +157,14 @@ def _speaker(address: Address, fleet: FleetId) -> DeviceId:
 
 
 def _understood(channel: Channel, device: DeviceId, payload: bytes) -> Presence | Status | Record:
-    message = decode(channel, payload)
+    message = _RECORDS.decode(payload) if channel is RECORDS else decode(channel, payload)
     match message:
         case Heartbeat() | Event():
             pass
         case Presence() | Status():
             _same(device, message.device)
-        case Stored() | Head():
-            raise Unusable("devices do not write this channel", reason="unknown-topic")
+        case Stored() | Head() | Signed() | Answer():
+            raise Unusable("this is no channel of what is stored", reason="unknown-topic")
         case _:
             assert_never(message)
     if NUL_ESCAPE in payload and _has_nul(msgspec.to_builtins(message)):

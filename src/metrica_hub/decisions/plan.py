@@ -8,75 +8,69 @@ gap are kept as well; the watermark waits for the device, which sends everything
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Final, assert_never
 
+import msgspec
+
+from metrica_fleet.identity import DeviceId, StreamId
 from metrica_fleet.messages import Presence, Status
-from metrica_fleet.records import Event, Heartbeat
+from metrica_fleet.records import Event, Heartbeat, Vitals
 from metrica_hub.decisions.coverage import Coverage, Tracker
 from metrica_hub.decisions.intake import Arrival, DeadLetter, Said, key_of, numbered
 from metrica_hub.decisions.presence import Word, prevails
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from datetime import datetime
 
-    from metrica_fleet.identity import DeviceId, StreamId
-    from metrica_fleet.records import Vitals
     from metrica_hub.decisions.fleet_state import StreamKey
 
 
 NOTHING: Final = Coverage()
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True, gc=False):
     """Something that ``device`` said, and when the hub heard it."""
 
     device: DeviceId
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class NewHeartbeat(Received):
+class NewHeartbeat(Received, frozen=True, gc=False):
     """A heartbeat to store."""
 
     record: Heartbeat
 
 
-@dataclass(frozen=True, slots=True)
-class NewEvent(Received):
+class NewEvent(Received, frozen=True, gc=False):
     """An event to store."""
 
     record: Event
 
 
-@dataclass(frozen=True, slots=True)
-class NewStatus(Received):
+class NewStatus(Received, frozen=True, gc=False):
     """The newest status of a device in the batch."""
 
     status: Status
 
 
-@dataclass(frozen=True, slots=True)
-class NewPresence(Received):
+class NewPresence(Received, frozen=True, gc=False):
     """The prevailing presence of a device in the batch."""
 
     word: Word
 
 
-@dataclass(frozen=True, slots=True)
-class NewVitals(Received):
+class NewVitals(Received, frozen=True, gc=False):
     """How a machine is, and where on its own time line that stands."""
 
     boot_id: str
     uptime_s: float
     vitals: Vitals
     begins_boot: bool
-    """Said in a status, which is always of the boot that runs; a heartbeat may be backlog of an earlier one."""
+    """Of the boot that runs, as a status in the batch says; a heartbeat may be backlog of an earlier one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Covered:
+class Covered(msgspec.Struct, frozen=True, gc=False):
     """What is stored of ``stream`` of ``device`` once this is."""
 
     device: DeviceId
@@ -93,12 +87,14 @@ class Writes:
     statuses: tuple[NewStatus, ...] = ()
     presences: tuple[NewPresence, ...] = ()
     vitals: tuple[NewVitals, ...] = ()
-    """Of the newest status and of the newest heartbeat of each device, in this order."""
+    """The newest of each device, said in its status or in a heartbeat of the same boot."""
     heard: tuple[Received, ...] = ()
     """Each device that spoke for itself, and when it was last heard."""
     streams: tuple[Covered, ...] = ()
     """Each stream that the batch touches, moved or not: a device that repeats itself is answered too."""
     dead_letters: tuple[DeadLetter, ...] = ()
+    unkept: tuple[DeadLetter, ...] = ()
+    """More of them, which are counted and not written (``decisions.allowance``)."""
     repeated: int = 0
     """Records that were known to be stored, or stood in the batch twice."""
     left: int = 0
@@ -120,10 +116,11 @@ def plan(batch: Sequence[Arrival], coverage: Mapping[StreamKey, Coverage]) -> Wr
         events=tuple(kinds.events),
         statuses=statuses,
         presences=_prevailing(kinds.presences),
-        vitals=(*map(_status_vitals, statuses), *map(_heartbeat_vitals, _newest_heartbeats(kinds.heartbeats))),
+        vitals=_newest_vitals(statuses, kinds.heartbeats),
         heard=_heard(batch),
         streams=sieve.covered(),
-        dead_letters=tuple(kinds.dead_letters),
+        dead_letters=tuple(letter for letter in kinds.dead_letters if letter.is_kept),
+        unkept=tuple(letter for letter in kinds.dead_letters if not letter.is_kept),
         repeated=sieve.repeated,
         left=sieve.left,
     )
@@ -201,28 +198,33 @@ def _newest_statuses(statuses: Iterable[NewStatus]) -> tuple[NewStatus, ...]:
     return tuple(newest[device] for device in sorted(newest))
 
 
-def _newest_heartbeats(heartbeats: Iterable[NewHeartbeat]) -> tuple[NewHeartbeat, ...]:
-    newest: dict[DeviceId, NewHeartbeat] = {}
-    for new in heartbeats:
-        held = newest.get(new.device)
-        if held is None or not _older(new.record, held.record):
-            newest[new.device] = new
-    return tuple(newest[device] for device in sorted(newest))
-
-
 def _older(new: Status | Heartbeat, held: Status | Heartbeat) -> bool:
     # Between boots only the order of arrival tells; the store compares with the row that it has in the same way.
     return new.boot_id == held.boot_id and new.uptime_s < held.uptime_s
 
 
-def _status_vitals(new: NewStatus) -> NewVitals:
-    status = new.status
-    return NewVitals(new.device, new.at, status.boot_id, status.uptime_s, status.vitals, begins_boot=True)
+def _newest_vitals(statuses: Iterable[NewStatus], heartbeats: Iterable[NewHeartbeat]) -> tuple[NewVitals, ...]:
+    newest = {new.device: _vitals(new, new.status, begins_boot=True) for new in statuses}
+    for new in _newest_heartbeats(heartbeats):
+        told = newest.get(new.device)
+        if told is None:
+            newest[new.device] = _vitals(new, new.record, begins_boot=False)
+        elif told.boot_id == new.record.boot_id and told.uptime_s <= new.record.uptime_s:
+            newest[new.device] = _vitals(new, new.record, begins_boot=True)
+    return tuple(newest[device] for device in sorted(newest))
 
 
-def _heartbeat_vitals(new: NewHeartbeat) -> NewVitals:
-    record = new.record
-    return NewVitals(new.device, new.at, record.boot_id, record.uptime_s, record.vitals, begins_boot=False)
+def _newest_heartbeats(heartbeats: Iterable[NewHeartbeat]) -> Iterable[NewHeartbeat]:
+    newest: dict[DeviceId, NewHeartbeat] = {}
+    for new in heartbeats:
+        held = newest.get(new.device)
+        if held is None or not _older(new.record, held.record):
+            newest[new.device] = new
+    return newest.values()
+
+
+def _vitals(new: Received, said: Status | Heartbeat, *, begins_boot: bool) -> NewVitals:
+    return NewVitals(new.device, new.at, said.boot_id, said.uptime_s, said.vitals, begins_boot)
 
 
 def _prevailing(presences: Iterable[NewPresence]) -> tuple[NewPresence, ...]:

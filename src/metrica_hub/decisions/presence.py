@@ -5,8 +5,9 @@ arrives after the device came back is history (PEERS.md 4e). ``offline`` is the 
 ``online`` of the same number that comes after it is a repetition. The store says the same in SQL
 (queries/put_presence.sql); an integration test holds the two together.
 
-One exception keeps a device with a new SD card, whose count begins again, from being taken for history for ever:
-a live ``online`` of another boot begins a new count.
+Between two boots the numbers do not tell: the count of a device with a new SD card begins again, and two devices may go
+by one name. There the order of what is passed on live does. An ``online`` of another boot begins a new count; an
+``offline`` of another boot than the one that is online is the late will of a connection that was followed by it.
 """
 
 from __future__ import annotations
@@ -28,9 +29,12 @@ class Word:
 
 def prevails(new: Word, held: Presence) -> bool:
     """Whether ``new`` replaces what is held."""
-    if _rank(new.presence) >= _rank(held):
-        return True
-    return not new.replayed and new.presence.state == "online" and new.presence.boot_id != held.boot_id
+    if not new.replayed and new.presence.boot_id != held.boot_id:
+        if new.presence.state == "online":
+            return True
+        if held.state == "online":
+            return False
+    return _rank(new.presence) >= _rank(held)
 
 
 def _rank(presence: Presence) -> tuple[int, bool]:

@@ -5,7 +5,6 @@ Only a nudge: devices ask the remotes themselves. So an unreachable repository i
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -15,6 +14,7 @@ from metrica_fleet.errors import NotNow
 from metrica_fleet.messages import Head
 from metrica_fleet.retry import spread
 from metrica_fleet.topics import HEAD, Address, topic_of
+from metrica_hub.wake import Wake
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +61,7 @@ class Follower:
         store: Store,
         bus: Bus,
         chance: Callable[[], float],
+        on_moved: Callable[[], object],
     ) -> None:
         self._topic = topic_of(Address(fleet, HEAD))
         self._branch = branch
@@ -69,19 +70,31 @@ class Follower:
         self._store = store
         self._bus = bus
         self._chance = chance
-        self._woken = asyncio.Event()
+        self._on_moved = on_moved
+        self._wake = Wake()
         self._said: CommitId | None = None
+        self._seen: CommitId | None = None
         self._reachable = True
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the repository answered when it was asked last."""
+        return self._reachable
+
+    @property
+    def commit(self) -> CommitId | None:
+        """Where the branch is, as far as it was seen; ``None``: it was not."""
+        return self._seen
 
     def wake(self) -> None:
         """Look again now: the broker may have forgotten what it was told."""
         self._said = None
-        self._woken.set()
+        self._wake.nudge()
 
     async def run(self) -> None:
         """Follow for ever."""
         while True:
-            self._woken.clear()
+            self._wake.clear()
             try:
                 await self._look()
             except NotNow as error:
@@ -91,17 +104,14 @@ class Follower:
             else:
                 self._reachable = True
             pause_s = spread(self._poll_s, self._chance(), share=0.2)
-            try:
-                async with asyncio.timeout(pause_s):
-                    await self._woken.wait()
-            except TimeoutError:
-                continue
+            await self._wake.wait(pause_s)
 
     async def _look(self) -> None:
-        commit = await self._mirror.head()
+        self._seen = commit = await self._mirror.head()
         if commit == self._said:
             return
         number = await self._store.put_head(self._branch, commit)
+        self._on_moved()
         self._bus.say(self._topic, encode(Head(branch=self._branch, commit=commit, number=number)))
         self._said = commit
         _log.info("head.published", commit=commit, number=number, branch=self._branch)

@@ -31,6 +31,10 @@ class Keeper(Protocol):
         """Drop the partitions that have outlived their use; return which."""
         ...
 
+    async def forget_streams(self, tables: Sequence[Growing]) -> int:
+        """Forget how far streams are stored that nobody uses any more; return how many."""
+        ...
+
     async def sum_up(self) -> bool:
         """Sum up a part of the heartbeats; return whether more is waiting."""
         ...
@@ -83,3 +87,5 @@ class Retainer:
             pass
         for name in await self._keeper.drop(self._tables):
             _log.info("partition.dropped", partition=name)
+        if forgotten := await self._keeper.forget_streams(self._tables):
+            _log.info("streams.forgotten", streams=forgotten)

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 import structlog
 
 from metrica_hub.errors import StoreAway
+from metrica_hub.wake import Wake
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from metrica_hub.decisions.fleet_state import DeviceState, EventRow
+    from metrica_hub.decisions.tidings import Tiding
 
 _PAGE: Final = 500
 _LOOK_EVERY_S: Final = 5.0
@@ -41,6 +43,10 @@ class Source(Protocol):
         """Return events before a cursor, newest first."""
         ...
 
+    async def tidings(self) -> list[Tiding]:
+        """Return what devices told of late, of each kind the last."""
+        ...
+
 
 class Display(Protocol):
     """Who shows it."""
@@ -51,6 +57,10 @@ class Display(Protocol):
 
     def show_events(self, events: Sequence[EventRow]) -> None:
         """Show these events, oldest first."""
+        ...
+
+    def recall(self, tidings: Sequence[Tiding]) -> None:
+        """Take in what was told before this hub began."""
         ...
 
     def stale(self, *, stale: bool) -> None:
@@ -65,18 +75,18 @@ class Watcher:
         self._source = source
         self._display = display
         self._recent = recent
-        self._woken = asyncio.Event()
+        self._wake = Wake()
         self._change = 0
         self._cursor: int | None = None
 
     def wake(self) -> None:
         """Something changed."""
-        self._woken.set()
+        self._wake.nudge()
 
     async def run(self) -> None:
         """Watch for ever."""
         while True:
-            self._woken.clear()
+            self._wake.clear()
             try:
                 await self.look()
             except StoreAway as error:
@@ -85,11 +95,7 @@ class Watcher:
             else:
                 self._display.stale(stale=False)
             await asyncio.sleep(_REST_S)
-            try:
-                async with asyncio.timeout(_LOOK_EVERY_S):
-                    await self._woken.wait()
-            except TimeoutError:
-                continue
+            await self._wake.wait(_LOOK_EVERY_S)
 
     async def look(self) -> None:
         """Show everything that is newer than what was shown."""
@@ -98,6 +104,7 @@ class Watcher:
             self._display.show_devices(devices)
         if self._cursor is None:
             newest = await self._source.events(device=None, before=2**63 - 1, limit=self._recent)
+            self._display.recall(await self._source.tidings())
             self._cursor = newest[0].cursor if newest else 0
             self._display.show_events(newest[::-1])
         while events := await self._source.new_events(after=self._cursor, limit=_PAGE):

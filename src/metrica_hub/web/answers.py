@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import msgspec
-from aiohttp import web
+from aiohttp import ETag, web
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,12 +27,19 @@ def json_text(value: object) -> str:
     return _ENCODER.encode(value).decode()
 
 
-def json(value: object) -> web.Response:
+def json(value: object, status: int = 200) -> web.Response:
     """Return ``value`` as the answer."""
-    response = web.Response(body=_ENCODER.encode(value), headers={"Cache-Control": "no-cache"})
+    response = web.Response(status=status, body=_ENCODER.encode(value), headers={"Cache-Control": "no-cache"})
     response.content_type = "application/json"
     response.charset = "utf-8"
     response.enable_compression()
+    return response
+
+
+def created(where: str, value: object, status: int = 201) -> web.Response:
+    """Return what was made (202: is being made), and where it is from now on."""
+    response = json(value, status)
+    response.headers["Location"] = where
     return response
 
 
@@ -50,5 +57,5 @@ def versioned(request: web.Request, value: object, version: str) -> web.Response
     known = request.if_none_match or ()
     unchanged = any(tag.value in {version, "*"} for tag in known)
     response = web.Response(status=304) if unchanged else json(value)
-    response.etag = version
+    response.etag = ETag(version, is_weak=True)  # an age in it may be another one
     return response

@@ -9,33 +9,36 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from metrica_hub.errors import Misconfigured
+from metrica_hub.web.bodies import MAX_BODY
 from metrica_hub.web.problem import REQUEST_ID, problems, request_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable
+    from collections.abc import AsyncGenerator, Callable, Iterable
 
-    from metrica_hub.web.routing import Route
+    from metrica_hub.web.routing import Handler, Route
 
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:;"
-    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    " base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 _HEADERS: Final = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # none at all makes browsers hide whence a form comes from us, too
 }
-_MAX_BODY: Final = 64 * 1024
 _SHUTDOWN_S: Final = 1.0
 
 
-def make_app(routes: Iterable[Route]) -> web.Application:
-    """Return the application that answers to ``routes``."""
-    app = web.Application(middlewares=[problems], client_max_size=_MAX_BODY)
+def make_app(routes: Iterable[Route], guarded: Callable[[Route], Handler]) -> web.Application:
+    """Return the application that answers to ``routes``, each ``guarded``."""
+    app = web.Application(middlewares=[problems], client_max_size=MAX_BODY)
     app.on_response_prepare.append(_put_headers)
     # Fixed paths first: "/devices/stream" is not a device of that name.
     for route in sorted(routes, key=lambda route: ("{" in route.path, route.path)):
-        app.router.add_get(route.path, route.handler, name=route.name)  # HEAD comes with it
+        handler = guarded(route)
+        app.router.add_route(route.method, route.path, handler)
+        if route.method == "GET":
+            app.router.add_route("HEAD", route.path, handler)
     return app
 
 

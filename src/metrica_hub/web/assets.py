@@ -35,7 +35,7 @@ class Assets:
 
     def routes(self) -> tuple[Route, ...]:
         """Return its part of the route table."""
-        return (Route("GET", "/static/{file}", "getAsset", self.get, "A file that the page needs."),)
+        return (Route("GET", "/static/{file}", "getAsset", self.get, "A file that the page needs.", role=None),)
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         """Answer with a file, or 304."""

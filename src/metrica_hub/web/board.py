@@ -6,11 +6,13 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Final
 
 from metrica_hub.decisions.fleet_state import DeviceState, EventRow, urgency
+from metrica_hub.decisions.tidings import Tiding, Tidings
 from metrica_hub.web.ring import Notice, Ring
-from metrica_hub.web.series import DeviceSeries
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from metrica_hub.decisions.day import Day
 
 RECENT_EVENTS: Final = 40
 SHOWN: Final = 8
@@ -21,18 +23,18 @@ _RING: Final = 4096
 class Board:
     """One entry a device, and what changed lately."""
 
-    def __init__(self, *, series: bool = True) -> None:
-        """Make an empty one; ``series``: whether each device's metrics are kept ready."""
+    def __init__(self) -> None:
         self.notice = Notice()
         self.device_ring: Ring[DeviceState] = Ring(_RING, self.notice)
         self.event_ring: Ring[EventRow] = Ring(_RING, self.notice)
-        self._series = DeviceSeries() if series else None
+        self.tidings = Tidings()
         self.is_stale = True
         self.closing = False
         self._devices: dict[str, DeviceState] = {}
         self._recent: deque[EventRow] = deque(maxlen=RECENT_EVENTS)
         self._counts: Counter[tuple[str, str]] = Counter()
         self._commits: Counter[str] = Counter()
+        self._days: Mapping[str, Day] = {}
 
     # What the watcher calls
 
@@ -48,8 +50,6 @@ class Board:
             self._counts[_group(device)] += 1
             self._commits[_commit(device)] += 1
             self._devices[device.device] = device
-            if self._series is not None:
-                self._series.update(device)
         self._counts, self._commits = +self._counts, +self._commits
         self.device_ring.add((device.change, device) for device in devices)
 
@@ -58,7 +58,16 @@ class Board:
         if not self._recent and events:
             self.event_ring.begin(events[0].cursor - 1)
         self._recent.extend(events)
+        self.tidings.heard(Tiding(event.device, event.kind, event.received_at) for event in events)
         self.event_ring.add((event.cursor, event) for event in events)
+
+    def recall(self, tidings: Iterable[Tiding]) -> None:
+        """Take in what was told before this hub began."""
+        self.tidings.heard(tidings)
+
+    def show_days(self, days: Mapping[str, Day]) -> None:
+        """Put what the last 24 hours of each device were like."""
+        self._days = days
 
     def stale(self, *, stale: bool) -> None:
         """Note whether the database can be asked."""
@@ -72,6 +81,18 @@ class Board:
         """Return all devices, those with problems first."""
         return sorted(self._devices.values(), key=urgency)
 
+    def device(self, name: str) -> DeviceState | None:
+        """Return one device."""
+        return self._devices.get(name)
+
+    def day(self, name: str) -> Day | None:
+        """Return what the last 24 hours of a device were like; ``None``: nothing is known of them."""
+        return self._days.get(name)
+
+    def unsorted_devices(self) -> list[DeviceState]:
+        """Return all devices."""
+        return list(self._devices.values())
+
     def recent_events(self) -> list[EventRow]:
         """Return the latest events, newest first."""
         return list(self._recent)[::-1]
@@ -83,10 +104,6 @@ class Board:
     def commits(self, limit: int) -> list[tuple[str, int]]:
         """Return the ``limit`` commits that most devices confirmed, and how many did; "" is none."""
         return self._commits.most_common(limit)
-
-    def series(self) -> bytes:
-        """Return every device's metrics in the text format."""
-        return b"" if self._series is None else self._series.render()
 
     def close(self) -> None:
         """Let every stream end: the hub stops."""

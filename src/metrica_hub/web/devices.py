@@ -2,47 +2,83 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from metrica_fleet.identity import is_name
+import msgspec
+from msgspec import structs
+
+from metrica_fleet.identity import Name, RoleName
+from metrica_fleet.records import Mode
+from metrica_hub.decisions.fleet_state import DeviceState, Selection
 from metrica_hub.errors import BadRequest, NotThere
-from metrica_hub.web.answers import page, versioned
-from metrica_hub.web.cursors import device_of, from_cursor, limit_of, only, to_cursor
-from metrica_hub.web.routing import Route
+from metrica_hub.web.answers import Page, page, versioned
+from metrica_hub.web.cursors import AFTER, LIMIT, device_of, device_start_of, limit_of, only, part_of, text_of
+from metrica_hub.web.routing import Parameter, Route
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
     from aiohttp import web
 
     from metrica_hub.web.reads import Reads
 
-_KIND = "device"
+_KIND: Final = "device"
+_BEGINNING: Final = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{1,64}$(?!\n)")]
+_FILTERS: Final = (
+    Parameter("role", "of this role", RoleName),
+    Parameter("tag", "with this tag", Name),
+    Parameter("mode", "in this mode", Mode),
+    Parameter("release", "whose confirmed release, or its commit, begins so", _BEGINNING),
+    Parameter("offline", "true: offline or never seen; false: the others", bool),
+    Parameter(
+        "q",
+        "with this in its name, its role or one of its tags",
+        Annotated[str, msgspec.Meta(min_length=1, max_length=63)],
+    ),
+)
+_TRUTHS: Final = {"true": True, "false": False}
 
 
 class Devices:
     """The resource."""
 
-    def __init__(self, reads: Reads) -> None:
+    def __init__(self, reads: Reads, *, now: Callable[[], datetime]) -> None:
         self._reads = reads
+        self._now = now
 
     def routes(self) -> tuple[Route, ...]:
         """Return its part of the route table."""
         return (
-            Route("GET", "/api/v1/devices", "listDevices", self.list_all, "All devices, by name."),
-            Route("GET", "/api/v1/devices/{device}", "getDevice", self.get, "One device as it is now."),
+            Route(
+                "GET",
+                "/api/v1/devices",
+                "listDevices",
+                self.list_all,
+                "Devices, by name: all, or those to which every filter applies.",
+                query=(LIMIT, AFTER, *_FILTERS),
+                answers=Page[DeviceState],
+            ),
+            Route(
+                "GET",
+                "/api/v1/devices/{device}",
+                "getDevice",
+                self.get,
+                "One device as it is now.",
+                answers=DeviceState,
+                versioned=True,
+            ),
         )
 
     async def list_all(self, request: web.Request) -> web.StreamResponse:
         """Answer with a part of the list."""
-        only(request, ("limit", "after"))
+        only(request, ("limit", "after", *(one.name for one in _FILTERS)))
+        wanted = _wanted(request)
         limit = limit_of(request)
-        after = ""
-        if "after" in request.query:
-            after = from_cursor(_KIND, request.query["after"])
-            if not is_name(after):
-                raise BadRequest("this cursor names no device", parameter="after")
-        found = await self._reads.devices(after=after, limit=limit + 1)
-        more = to_cursor(_KIND, found[limit - 1].device) if len(found) > limit else None
-        return page(request, found[:limit], more)
+        after = device_start_of(request, _KIND)
+        devices = await self._reads.devices(after=after, limit=limit + 1, wanted=wanted)
+        found = [self._aged(device) for device in devices]
+        return page(request, *part_of(_KIND, found, limit, lambda one: one.device))
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         """Answer with one device."""
@@ -51,4 +87,28 @@ class Devices:
         device = await self._reads.device(name)
         if device is None:
             raise NotThere(f'No device "{name}" was ever heard of.')
-        return versioned(request, device, str(device.change))
+        return versioned(request, self._aged(device), str(device.change))
+
+    def _aged(self, device: DeviceState) -> DeviceState:
+        if device.last_seen_at is None:
+            return device
+        ago_s = max(0.0, (self._now() - device.last_seen_at).total_seconds())
+        return structs.replace(device, last_heard_ago_s=round(ago_s, 1))
+
+
+def _wanted(request: web.Request) -> Selection:
+    """Return which devices are asked for.
+
+    Raises:
+        BadRequest: by a value that no device could have.
+    """
+    given: dict[str, Any] = {}
+    for one in _FILTERS:
+        text = text_of(request, one.name)
+        if text is not None:
+            try:
+                given[one.name] = msgspec.convert(_TRUTHS.get(text, text) if one.kind is bool else text, one.kind)
+            except msgspec.ValidationError as error:
+                raise BadRequest(f'{one.name} can\'t be "{text[:80]}"', parameter=one.name) from error
+    given["text"] = given.pop("q", None)
+    return Selection(**given)

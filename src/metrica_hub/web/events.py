@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
-from metrica_hub.errors import NotThere
-from metrica_hub.web.answers import page
-from metrica_hub.web.cursors import device_of, from_cursor, limit_of, number, only, to_cursor
-from metrica_hub.web.routing import Route
+from metrica_fleet.records import EVENT_KINDS
+from metrica_hub.decisions.fleet_state import EventRow
+from metrica_hub.errors import BadRequest, NotThere
+from metrica_hub.web.answers import Page, page
+from metrica_hub.web.cursors import AFTER, LIMIT, NEWEST, device_of, limit_of, only, part_of, start_of
+from metrica_hub.web.routing import Parameter, Route
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -15,7 +17,9 @@ if TYPE_CHECKING:
     from metrica_hub.web.reads import Reads
 
 _KIND: Final = "event"
-_NEWEST: Final = 2**63 - 1
+KINDS: Final = tuple(sorted({kind.partition(".")[0] for kind in EVENT_KINDS} | set(EVENT_KINDS)))
+"""What can be asked for: each kind, and each family of them."""
+_OF_KIND: Final = Parameter("kind", "such as release.refused, or all of a family, such as release", Literal[KINDS])
 
 
 class Events:
@@ -27,13 +31,23 @@ class Events:
     def routes(self) -> tuple[Route, ...]:
         """Return its part of the route table."""
         return (
-            Route("GET", "/api/v1/events", "listEvents", self.list_all, "Events of all devices, newest first."),
+            Route(
+                "GET",
+                "/api/v1/events",
+                "listEvents",
+                self.list_all,
+                "Events of all devices, newest first.",
+                query=(LIMIT, AFTER, _OF_KIND),
+                answers=Page[EventRow],
+            ),
             Route(
                 "GET",
                 "/api/v1/devices/{device}/events",
                 "listDeviceEvents",
                 self.list_of_device,
                 "Events of one device, newest first.",
+                query=(LIMIT, AFTER, _OF_KIND),
+                answers=Page[EventRow],
             ),
         )
 
@@ -46,13 +60,22 @@ class Events:
         return await self._list(request, device_of(request))
 
     async def _list(self, request: web.Request, device: str | None) -> web.StreamResponse:
-        only(request, ("limit", "after"))
-        limit = limit_of(request)
-        before = _NEWEST
-        if "after" in request.query:
-            before = number(from_cursor(_KIND, request.query["after"]))
-        found = await self._reads.events(device=device, before=before, limit=limit + 1)
+        only(request, ("limit", "after", "kind"))
+        limit, kind = limit_of(request), kind_of(request)
+        before = start_of(request, _KIND, NEWEST)
+        found = await self._reads.events(device=device, before=before, limit=limit + 1, kind=kind)
         if not found and device is not None and await self._reads.device(device) is None:
             raise NotThere(f'No device "{device}" was ever heard of.')
-        more = to_cursor(_KIND, found[limit - 1].cursor) if len(found) > limit else None
-        return page(request, found[:limit], more)
+        return page(request, *part_of(_KIND, found, limit, lambda one: one.cursor))
+
+
+def kind_of(request: web.Request) -> str | None:
+    """Return the kind of events asked for, or the family of kinds ("release"); ``None`` is all.
+
+    Raises:
+        BadRequest: there is none of that name.
+    """
+    kind = request.query.get("kind", "").strip()
+    if kind and kind not in KINDS:
+        raise BadRequest(f'"{kind[:80]}" is no kind of event; docs/reference/events.md has them all', parameter="kind")
+    return kind or None

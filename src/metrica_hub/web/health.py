@@ -26,20 +26,33 @@ _PATIENCE_S: Final = 2.0
 class Health:
     """The two questions of a supervisor."""
 
-    def __init__(self, reads: Reads, *, bus_usable: Callable[[], bool]) -> None:
+    def __init__(self, reads: Reads, *, bus_usable: Callable[[], bool], damage: Callable[[], str | None]) -> None:
         self._reads = reads
         self._bus_usable = bus_usable
+        self._damage = damage
 
     def routes(self) -> tuple[Route, ...]:
         """Return its part of the route table."""
         return (
-            Route("GET", "/healthz", "getHealth", self.alive, "Whether the process lives."),
+            Route(
+                "GET",
+                "/healthz",
+                "getHealth",
+                self.alive,
+                "Whether the process lives.",
+                role=None,
+                answers=str,
+                answers_as="text/plain",
+            ),
             Route(
                 "GET",
                 "/readyz",
                 "getReadiness",
                 self.ready,
                 "Whether the database and the broker can be used.",
+                role=None,
+                answers=str,
+                answers_as="text/plain",
             ),
         )
 
@@ -56,7 +69,9 @@ class Health:
         if not self._bus_usable():
             missing.append("broker")
         if not missing:
-            return web.Response(text="ready\n")
+            # It still takes what devices say, so it is ready; only a restore mends it.
+            damaged = "" if self._damage() is None else "the database is damaged: docs/how-to/backup.md\n"
+            return web.Response(text=f"ready\n{damaged}")
         faults = tuple(Fault(parameter=part, detail="not usable") for part in missing)
         detail = f"Not ready: the {' and the '.join(missing)} can't be used."
         return problem(request, HTTPStatus.SERVICE_UNAVAILABLE, "not-ready", detail, faults)

@@ -7,16 +7,18 @@ that takes nothing for ``SEND_TIMEOUT_S`` is cut off.
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Annotated, Final, Generic, TypeVar
 
+import msgspec
 import structlog
 from aiohttp_sse import EventSourceResponse
 
 from metrica_hub.errors import BadRequest, StoreAway
 from metrica_hub.web.answers import json_text
 from metrica_hub.web.cursors import number, only
-from metrica_hub.web.routing import Route
+from metrica_hub.web.routing import Parameter, Route
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
     from metrica_hub.web.ring import Ring
 
 SEND_TIMEOUT_S: Final = 20.0
+LASTS_S: Final = 900.0
+"""Of a stream: then its client comes back where it was, and shows a token that is still good."""
+SINCE: Final = Parameter(
+    "after", "the id of the last event that is known; Last-Event-ID prevails", Annotated[int, msgspec.Meta(ge=0)]
+)
 _RETRY_MS: Final = 3000
 _PAGE: Final = 200
 
@@ -63,8 +70,9 @@ class Feed(Generic[T]):
 class Live:
     """The streams of the API."""
 
-    def __init__(self, board: Board, reads: Reads) -> None:
+    def __init__(self, board: Board, reads: Reads, *, lasts_s: float = LASTS_S) -> None:
         self._board = board
+        self._lasts_s = lasts_s
         self.devices: Feed[DeviceState] = Feed(board.device_ring, _older_devices(reads))
         self.events: Feed[EventRow] = Feed(board.event_ring, _older_events(reads))
 
@@ -77,6 +85,9 @@ class Live:
                 "streamDevices",
                 self.stream_devices,
                 "Devices as they change; resumes by Last-Event-ID.",
+                query=(SINCE,),
+                answers=str,
+                answers_as="text/event-stream",
             ),
             Route(
                 "GET",
@@ -84,6 +95,9 @@ class Live:
                 "streamEvents",
                 self.stream_events,
                 "Events as they are stored; resumes by Last-Event-ID.",
+                query=(SINCE,),
+                answers=str,
+                answers_as="text/event-stream",
             ),
         )
 
@@ -102,15 +116,28 @@ class Live:
         cursor = await feed.resumable(_cursor_of(request, feed.ring.newest))
         response = await open_stream(request)
         async with until_it_ends(response):
-            while not self._board.closing and response.is_connected():
+            ends_s = asyncio.get_running_loop().time() + self._lasts_s
+            while not self._board.closing and response.is_connected() and not is_past(ends_s):
                 news = self._board.notice.next()
                 items = await feed.after(cursor)
                 for cursor, item in items:
                     event, data = frame(item)
                     await response.send(data, id=str(cursor), event=event)
                 if not items:
-                    await news.wait()
+                    await until(news, ends_s)
         return response
+
+
+def is_past(at_s: float) -> bool:
+    """Whether the loop's clock has come to ``at_s``."""
+    return asyncio.get_running_loop().time() >= at_s
+
+
+async def until(news: asyncio.Event, ends_s: float) -> None:
+    """Wait for ``news``, but not longer than to ``ends_s`` by the loop's clock."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout_at(ends_s):
+            await news.wait()
 
 
 async def open_stream(request: web.Request) -> EventSourceResponse:

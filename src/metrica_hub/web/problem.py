@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import uuid
 from http import HTTPStatus
@@ -11,8 +12,8 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from metrica_fleet.errors import FleetError, NotNow
-from metrica_hub.errors import BadRequest, NotThere
+from metrica_fleet.errors import FleetError, NotNow, Unusable
+from metrica_hub.errors import BadRequest, Conflict, Forbidden, Invalid, NotThere, StoreAway, TooMany, Unknown
 
 if TYPE_CHECKING:
     from metrica_hub.web.routing import Handler
@@ -21,15 +22,25 @@ _KNOWN: Final = web.RequestKey("request_id", str)
 REQUEST_ID: Final = "X-Request-Id"
 _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _RETRY_AFTER_S: Final = "5"
+_INVALID: Final = ', error="invalid_token"'
+_STATUS: Final[dict[type[Unusable], HTTPStatus]] = {
+    NotThere: HTTPStatus.NOT_FOUND,
+    Conflict: HTTPStatus.CONFLICT,
+    Unknown: HTTPStatus.UNAUTHORIZED,
+    Forbidden: HTTPStatus.FORBIDDEN,
+    TooMany: HTTPStatus.TOO_MANY_REQUESTS,
+}
+_REFUSALS: Final = tuple(_STATUS)
 
 _log = structlog.get_logger()
 
 
-class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """Which part of the request is at fault."""
+class Fault(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which part of the request is at fault: a parameter, or what a JSON pointer leads to in the body."""
 
-    parameter: str
     detail: str
+    parameter: str | None = None
+    pointer: str | None = None
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,8 +97,11 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except BadRequest as error:
         faults = (Fault(parameter=error.parameter, detail=error.message),)
         return problem(request, HTTPStatus.BAD_REQUEST, error.reason, error.message, faults)
-    except NotThere as error:
-        return problem(request, HTTPStatus.NOT_FOUND, error.reason, error.message)
+    except Invalid as error:
+        faults = (Fault(pointer=error.pointer, detail=error.message),)
+        return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, error.reason, error.message, faults)
+    except _REFUSALS as error:
+        return _of_unusable(request, error)
     except NotNow as error:
         _log.warning(
             "request.unserved",
@@ -95,7 +109,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
             error=error.message,
             request_id=request_id_of(request),
         )
-        detail = "The database can't be asked now; try again soon."
+        is_store = isinstance(error, StoreAway)
+        detail = "The database can't be asked now; try again soon." if is_store else error.message
         return problem(request, HTTPStatus.SERVICE_UNAVAILABLE, error.reason, detail)
     except Exception as error:
         if isinstance(error, ConnectionResetError):
@@ -104,6 +119,18 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         _log.exception("request.failed", error_kind=kind, path=request.path, request_id=request_id_of(request))
         detail = "The hub made a mistake; its log says more under this request's id."
         return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail)
+
+
+def _of_unusable(request: web.Request, error: Unusable) -> web.Response:
+    answer = problem(request, _STATUS[type(error)], error.reason, error.message)
+    match error:
+        case Unknown(given=given):
+            answer.headers["WWW-Authenticate"] = f'Bearer realm="metrica"{_INVALID if given else ""}'
+        case TooMany(retry_after_s=wait_s):
+            answer.headers["Retry-After"] = str(math.ceil(wait_s))
+        case _:
+            pass
+    return answer
 
 
 def _of_http(request: web.Request, error: web.HTTPException) -> web.Response:

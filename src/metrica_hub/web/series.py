@@ -1,71 +1,53 @@
-"""Per-device lines of ``/metrics``, rendered when a device changes, not when it is scraped (CONVENTIONS.md F16)."""
+"""Per-device lines of ``/metrics``: a family at a time, made when they are asked for.
+
+To keep lines ready costs more than to make them: a device changes with every heartbeat, and a line of every family
+of 10,000 devices takes 60 MiB. A family of so many is some milliseconds of work; whoever renders lets others have their
+turn after each.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from metrica_fleet.records import Phase
-from metrica_hub.decisions.fleet_state import MODES
+from metrica_hub.decisions.fleet_state import MODES, REASONS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
+    from metrica_fleet.records import Vitals
     from metrica_hub.decisions.fleet_state import DeviceState
+    from metrica_hub.decisions.tidings import Tiding
 
-_FAMILIES: Final = {
-    "metrica_device_online": "Whether the device is connected to the bus.",
-    "metrica_device_last_seen_timestamp_seconds": "When the device was last heard.",
-    "metrica_device_info": "What the device is.",
-    "metrica_device_release_info": "The confirmed release and commit of the device.",
-    "metrica_device_mode": "The mode that the device is in.",
-    "metrica_device_phase": "How far the commit that the device wants has come.",
-    "metrica_device_uptime_seconds": "Time since the device's boot, when it was last told.",
-    "metrica_device_load_1m": "Load average over a minute.",
-    "metrica_device_memory_total_bytes": "Memory of the device.",
-    "metrica_device_memory_available_bytes": "Memory that is available.",
-    "metrica_device_memory_pressure_some_ratio": "Share of the last 10 s in which some task waited for memory.",
-    "metrica_device_memory_pressure_full_ratio": "Share of the last 10 s in which all tasks waited for memory.",
-    "metrica_device_disk_total_bytes": "Size of the device's tightest filesystem.",
-    "metrica_device_disk_free_bytes": "Free space of the device's tightest filesystem.",
-    "metrica_device_disk_free_ratio": "Free share of the device's tightest filesystem.",
-    "metrica_device_inodes_total": "Inodes of the device's tightest filesystem.",
-    "metrica_device_inodes_free": "Free inodes of the device's tightest filesystem.",
-    "metrica_device_temperature_celsius": "Temperature of the processor.",
-    "metrica_device_under_voltage": "Whether the supply's voltage is too low.",
-    "metrica_device_frequency_capped": "Whether the processor's frequency is capped.",
-    "metrica_device_throttled": "Whether the processor is throttled by heat or supply.",
-    "metrica_device_soft_temperature_limit": "Whether the processor is slowed because it is warm.",
-    "metrica_device_clock_synchronised": "Whether the device's clock is synchronised.",
-}
-
-_MAX_LABEL: Final = 64
-_PHASES: Final = frozenset(phase.value for phase in Phase)
+EVENTS: Final = "metrica_device_event_timestamp_seconds"
+_EVENTS_HELP: Final = "When the device last told of an event of a kind that alerts ask for, in the last day."
+MAX_LABEL: Final = 64
+"""Characters: what a device says of itself is cut."""
 
 
-class DeviceSeries:
-    """One line a device and family."""
+def families(devices: Collection[DeviceState]) -> Iterator[bytes]:
+    """Yield, for each family, the lines of all devices that have a sample of it."""
+    for family in _FAMILIES:
+        of = family.of
+        lines = [
+            f'{family.name}{{device="{sample.device}"{sample.labels}}} {sample.value}\n'
+            for device in devices
+            if (sample := of(device)) is not None
+        ]
+        if lines:
+            yield f"# HELP {family.name} {family.help}\n# TYPE {family.name} gauge\n{''.join(lines)}".encode()
 
-    def __init__(self) -> None:
-        self._lines: dict[str, dict[str, bytes]] = {family: {} for family in _FAMILIES}
 
-    def update(self, device: DeviceState) -> None:
-        """Render the lines of ``device`` anew."""
-        new = {family: (labels, value) for family, labels, value in _samples(device)}
-        for family, lines in self._lines.items():
-            if family in new:
-                labels, value = new[family]
-                lines[device.device] = f"{family}{{{_labels(labels)}}} {value}\n".encode()
-            else:
-                lines.pop(device.device, None)
+def told(tidings: Iterable[Tiding]) -> bytes:
+    """Return the lines of what devices told of late."""
+    lines = [f'{EVENTS}{{device="{one.device}",kind="{one.kind}"}} {one.at.timestamp()}\n' for one in tidings]
+    return f"# HELP {EVENTS} {_EVENTS_HELP}\n# TYPE {EVENTS} gauge\n{''.join(lines)}".encode() if lines else b""
 
-    def render(self) -> bytes:
-        """Return all lines in the text format."""
-        parts: list[bytes] = []
-        for family, lines in self._lines.items():
-            if lines:
-                parts.append(f"# HELP {family} {_FAMILIES[family]}\n# TYPE {family} gauge\n".encode())
-                parts.extend(lines.values())
-        return b"".join(parts)
+
+def names() -> dict[str, str]:
+    """Return every family there may be, and what it means."""
+    return {family.name: family.help for family in _FAMILIES} | {EVENTS: _EVENTS_HELP}
 
 
 def bounded_mode(mode: str | None) -> str:
@@ -75,54 +57,139 @@ def bounded_mode(mode: str | None) -> str:
     return mode if mode in MODES else "other"
 
 
-def _samples(device: DeviceState) -> Iterator[tuple[str, dict[str, str], float | int]]:
-    name = {"device": device.device}
-    role = {"role": device.role or ""}
-    yield "metrica_device_online", name | role, int(device.connection == "online")
-    info = {"agent_version": device.agent_version or ""}
-    yield "metrica_device_info", name | role | info, 1
-    if device.last_seen_at is not None:
-        yield "metrica_device_last_seen_timestamp_seconds", name, device.last_seen_at.timestamp()
-    if device.release is not None or device.commit is not None:
-        release = {"release": (device.release or "")[:8], "commit": (device.commit or "")[:8]}
-        yield "metrica_device_release_info", name | release, 1
-    if device.mode is not None:
-        yield "metrica_device_mode", name | role | {"mode": bounded_mode(device.mode)}, 1
-    if device.phase is not None:
-        yield "metrica_device_phase", name | role | {"phase": device.phase if device.phase in _PHASES else "other"}, 1
-    yield from _vitals(device, name)
+class _Sample(NamedTuple):
+    device: str
+    """A name, which needs no escaping."""
+    labels: str
+    value: float | int
 
 
-def _vitals(device: DeviceState, name: dict[str, str]) -> Iterator[tuple[str, dict[str, str], float | int]]:
-    vitals = device.vitals
-    values: dict[str, float | None] = {
-        "uptime_seconds": device.uptime_s,
-        "load_1m": vitals.load_1m,
-        "memory_total_bytes": vitals.memory_total_bytes,
-        "memory_available_bytes": vitals.memory_available_bytes,
-        "memory_pressure_some_ratio": vitals.memory_pressure_some_ratio,
-        "memory_pressure_full_ratio": vitals.memory_pressure_full_ratio,
-        "disk_total_bytes": vitals.disk_total_bytes,
-        "disk_free_bytes": vitals.disk_free_bytes,
-        "temperature_celsius": vitals.temperature_celsius,
-        "inodes_total": vitals.inodes_total,
-        "inodes_free": vitals.inodes_free,
-        "under_voltage": vitals.under_voltage,
-        "frequency_capped": vitals.frequency_capped,
-        "throttled": vitals.throttled,
-        "soft_temperature_limit": vitals.soft_temperature_limit,
-        "clock_synchronised": vitals.clock_synchronised,
-    }
-    if vitals.disk_free_bytes is not None and vitals.disk_total_bytes:
-        values["disk_free_ratio"] = round(vitals.disk_free_bytes / vitals.disk_total_bytes, 4)
-    for key, value in values.items():
-        if value is not None:
-            yield f"metrica_device_{key}", name, int(value) if isinstance(value, bool) else value
+class _Family(NamedTuple):
+    name: str
+    help: str
+    of: Callable[[DeviceState], _Sample | None]
 
 
-def _labels(labels: dict[str, str]) -> str:
-    return ",".join(f'{key}="{_escape(value)}"' for key, value in labels.items())
+_PHASES: Final = frozenset(phase.value for phase in Phase)
 
 
-def _escape(value: str) -> str:
-    return value[:_MAX_LABEL].replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+def _online(device: DeviceState) -> _Sample:
+    return _Sample(device.device, _label("role", device.role), int(device.connection == "online"))
+
+
+def _flapping(device: DeviceState) -> _Sample | None:
+    return None if device.flapping_since is None else _Sample(device.device, _label("role", device.role), 1)
+
+
+def _claimed(device: DeviceState) -> _Sample | None:
+    if not device.claimants:
+        return None
+    return _Sample(device.device, _label("role", device.role), len(device.claimants))
+
+
+def _last_seen(device: DeviceState) -> _Sample | None:
+    return None if device.last_seen_at is None else _Sample(device.device, "", device.last_seen_at.timestamp())
+
+
+def _info(device: DeviceState) -> _Sample:
+    labels = _label("role", device.role) + _label("agent_version", device.agent_version)
+    return _Sample(device.device, labels, 1)
+
+
+def _release(device: DeviceState) -> _Sample | None:
+    if device.release is None and device.commit is None:
+        return None
+    labels = _label("release", (device.release or "")[:8]) + _label("commit", (device.commit or "")[:8])
+    return _Sample(device.device, labels, 1)
+
+
+def _mode(device: DeviceState) -> _Sample | None:
+    if device.mode is None:
+        return None
+    return _Sample(device.device, _label("role", device.role) + _label("mode", bounded_mode(device.mode)), 1)
+
+
+def _reason(device: DeviceState) -> _Sample | None:
+    if device.reason is None:
+        return None
+    reason = device.reason if device.reason in REASONS else "other"
+    return _Sample(device.device, _label("role", device.role) + _label("reason", reason), 1)
+
+
+def _phase(device: DeviceState) -> _Sample | None:
+    if device.phase is None:
+        return None
+    phase = device.phase if device.phase in _PHASES else "other"
+    return _Sample(device.device, _label("role", device.role) + _label("phase", phase), 1)
+
+
+def _uptime(device: DeviceState) -> _Sample | None:
+    return None if device.uptime_s is None else _Sample(device.device, "", device.uptime_s)
+
+
+def _vital(name: str, help_: str, value_of: Callable[[Vitals], float | None]) -> _Family:
+    def of(device: DeviceState) -> _Sample | None:
+        value = value_of(device.vitals)
+        return None if value is None else _Sample(device.device, "", int(value) if isinstance(value, bool) else value)
+
+    return _Family(f"metrica_device_{name}", help_, of)
+
+
+def _disk_free_ratio(vitals: Vitals) -> float | None:
+    if vitals.disk_free_bytes is None or not vitals.disk_total_bytes:
+        return None
+    return round(vitals.disk_free_bytes / vitals.disk_total_bytes, 4)
+
+
+@lru_cache(maxsize=1024)
+def _label(name: str, value: str | None) -> str:
+    escaped = (value or "")[:MAX_LABEL].replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f',{name}="{escaped}"'
+
+
+_FAMILIES: Final = (
+    _Family("metrica_device_online", "Whether the device is connected to the bus.", _online),
+    _Family("metrica_device_flapping", "1 while the device comes and goes too often; absent otherwise.", _flapping),
+    _Family(
+        "metrica_device_claimed",
+        "How many machines go by the device's name, while there are several; absent otherwise.",
+        _claimed,
+    ),
+    _Family("metrica_device_last_seen_timestamp_seconds", "When the device was last heard.", _last_seen),
+    _Family("metrica_device_info", "What the device is.", _info),
+    _Family("metrica_device_release_info", "The confirmed release and commit of the device.", _release),
+    _Family("metrica_device_mode", "The mode that the device is in.", _mode),
+    _Family("metrica_device_reason", "Why the device is not where it should be; absent while it is.", _reason),
+    _Family("metrica_device_phase", "How far the commit that the device wants has come.", _phase),
+    _Family("metrica_device_uptime_seconds", "Time since the device's boot, when it was last told.", _uptime),
+    _vital("load_1m", "Load average over a minute.", lambda vitals: vitals.load_1m),
+    _vital("memory_total_bytes", "Memory of the device.", lambda vitals: vitals.memory_total_bytes),
+    _vital("memory_available_bytes", "Memory that is available.", lambda vitals: vitals.memory_available_bytes),
+    _vital(
+        "memory_pressure_some_ratio",
+        "Share of the last 10 s in which some task waited for memory.",
+        lambda vitals: vitals.memory_pressure_some_ratio,
+    ),
+    _vital(
+        "memory_pressure_full_ratio",
+        "Share of the last 10 s in which all tasks waited for memory.",
+        lambda vitals: vitals.memory_pressure_full_ratio,
+    ),
+    _vital("disk_total_bytes", "Size of the device's tightest filesystem.", lambda vitals: vitals.disk_total_bytes),
+    _vital("disk_free_bytes", "Free space of the device's tightest filesystem.", lambda vitals: vitals.disk_free_bytes),
+    _vital("disk_free_ratio", "Free share of the device's tightest filesystem.", _disk_free_ratio),
+    _vital("inodes_total", "Inodes of the device's tightest filesystem.", lambda vitals: vitals.inodes_total),
+    _vital("inodes_free", "Free inodes of the device's tightest filesystem.", lambda vitals: vitals.inodes_free),
+    _vital("temperature_celsius", "Temperature of the processor.", lambda vitals: vitals.temperature_celsius),
+    _vital("under_voltage", "Whether the supply's voltage is too low.", lambda vitals: vitals.under_voltage),
+    _vital("frequency_capped", "Whether the processor's frequency is capped.", lambda vitals: vitals.frequency_capped),
+    _vital("throttled", "Whether the processor is throttled by heat or supply.", lambda vitals: vitals.throttled),
+    _vital(
+        "soft_temperature_limit",
+        "Whether the processor is slowed because it is warm.",
+        lambda vitals: vitals.soft_temperature_limit,
+    ),
+    _vital(
+        "clock_synchronised", "Whether the device's clock is synchronised.", lambda vitals: vitals.clock_synchronised
+    ),
+)

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from metrica_fleet.records import Vitals
-    from metrica_hub.decisions.fleet_state import DeviceState
+    from metrica_hub.decisions.fleet_state import Claimant, DeviceState
 
-SHOWN: Final = ("online", "offline", "confirmed", "trial", "refused", "attention")
+SHOWN: Final = ("problems", "online", "offline", "confirmed", "trial", "refused", "safe", "held", "stopped")
 """The counters on top; each is a filter as well."""
 
 
@@ -28,9 +28,29 @@ class Word:
     tone: str
 
 
+COUNTERS: Final = (
+    ("all", Word("", "devices", "plain")),
+    ("problems", Word("▲", "need a look", "warn")),
+    ("online", Word("●", "online", "good")),
+    ("offline", Word("○", "offline", "off")),
+    ("confirmed", Word("✔", "confirmed", "good")),
+    ("trial", Word("◐", "trial", "busy")),
+    ("refused", Word("✖", "refused", "bad")),
+    ("safe", Word("■", "safe mode", "bad")),
+    ("held", Word("▮", "held", "warn")),
+    ("stopped", Word("■", "stopped", "bad")),
+)
+"""In their order: ``SHOWN``, with words."""
+
 _ONLINE: Final = Word("●", "online", "good")
 _OFFLINE: Final = Word("○", "offline", "off")
 _NEVER: Final = Word("○", "never seen", "off")
+_FLAPPING: Final = Word("↯", "flapping", "warn")
+_CLAIMED: Final = Word("⧉", "claimed by two", "bad")
+_REASONS: Final = {
+    "silent": "nothing was heard of it for longer than its heartbeats allow",
+    "heard": "its last word was that it is offline, and it was heard since",
+}
 
 _DEPLOYMENT: Final = {
     "halted": Word("■", "halted", "bad"),
@@ -69,11 +89,16 @@ class DeviceView:
     role: str
     tags: tuple[str, ...]
     connection: Word
+    because: str
+    """Why it is online or offline, or since when it flaps."""
+    claimants: tuple[Claimant, ...]
     deployment: Word
     release: str
     commit: str
     wanted: str
     why: str
+    stopped: str
+    """How far, and by what; empty when it is not."""
     last_seen_at: datetime | None
     temperature: str
     slowed: str
@@ -81,29 +106,33 @@ class DeviceView:
     gauges: tuple[Gauge, ...]
     shown: tuple[str, ...]
     order: str
+    needs_attention: bool
 
 
 def view_of(device: DeviceState) -> DeviceView:
     """Return what the page says about ``device``."""
     key = deployment_of(device)
-    connection = {"online": _ONLINE, "offline": _OFFLINE}.get(device.connection, _NEVER)
     vitals = device.vitals
     return DeviceView(
         name=device.device,
         role=device.role or "",
         tags=device.tags,
-        connection=connection,
+        connection=_connection(device),
+        because=_because(device),
+        claimants=device.claimants,
         deployment=_DEPLOYMENT.get(key, _UNKNOWN),
         release=short(device.release),
         commit=short(device.commit),
         wanted=short(device.wanted_commit) if device.wanted_commit not in {None, device.commit} else "",
         why=_why(device),
+        stopped=_stopped(device),
         last_seen_at=device.last_seen_at,
         temperature="" if vitals.temperature_celsius is None else f"{vitals.temperature_celsius:.0f} °C",
         slowed=_slowed(vitals),
         gauges=tuple(_gauges(device)),
-        shown=tuple(_shown(device, key)),
+        shown=shown_of(device),
         order="{} {}".format(*urgency(device)),
+        needs_attention=needs_attention(device),
     )
 
 
@@ -120,7 +149,7 @@ def deployment_of(device: DeviceState) -> str:
 
 def needs_attention(device: DeviceState) -> bool:
     """Whether somebody should look."""
-    return device.connection != "online" or deployment_of(device) in _ATTENTION | {"refused"}
+    return device.connection != "online" or bool(device.claimants) or deployment_of(device) in _ATTENTION | {"refused"}
 
 
 def counts_of(devices: Iterable[DeviceState]) -> dict[str, int]:
@@ -128,20 +157,37 @@ def counts_of(devices: Iterable[DeviceState]) -> dict[str, int]:
     counts: dict[str, int] = dict.fromkeys(("all", *SHOWN), 0)
     for device in devices:
         counts["all"] += 1
-        for shown in _shown(device, deployment_of(device)):
+        for shown in shown_of(device):
             counts[shown] += 1
     return counts
 
 
-def _shown(device: DeviceState, key: str) -> list[str]:
-    shown = ["online" if device.connection == "online" else "offline"]
-    if key in {"confirmed", "refused"}:
-        shown.append(key)
-    elif key in {"trial", "staged", "preflighted", "pending"}:
+def shown_of(device: DeviceState) -> tuple[str, ...]:
+    """Return the counters that count ``device``."""
+    key = deployment_of(device)
+    shown = ["problems"] if needs_attention(device) else []
+    if device.connection != "flapping":  # else two counters would flap with it
+        shown.append("online" if device.connection == "online" else "offline")
+    if key in {"trial", "staged", "preflighted", "pending"}:
         shown.append("trial")
-    elif key in _ATTENTION:
-        shown.append("attention")
-    return shown
+    elif key in SHOWN:
+        shown.append(key)
+    if device.stop_level is not None:
+        shown.append("stopped")
+    return tuple(shown)
+
+
+def _connection(device: DeviceState) -> Word:
+    if device.claimants:
+        return _CLAIMED
+    return {"online": _ONLINE, "offline": _OFFLINE, "flapping": _FLAPPING}.get(device.connection, _NEVER)
+
+
+def _because(device: DeviceState) -> str:
+    if device.flapping_since is not None:
+        return f"it comes and goes since {device.flapping_since:%Y-%m-%d %H:%M:%S} UTC"
+    reason = device.connection_reason or ""
+    return _REASONS.get(reason, reason.replace("-", " "))
 
 
 def _why(device: DeviceState) -> str:
@@ -150,6 +196,13 @@ def _why(device: DeviceState) -> str:
     if device.refused is not None and device.phase == "refused":
         return device.refused.message or device.refused.reason or ""
     return (device.reason or "").replace("-", " ")
+
+
+def _stopped(device: DeviceState) -> str:
+    if device.stop_level is None:
+        return ""
+    by = "a file STOP in Git" if device.stop_source == "git" else f"order {device.stop_number}"
+    return f"{device.stop_level}, by {by}" + ("" if device.stop_done else ", not at rest yet")
 
 
 def _gauges(device: DeviceState) -> list[Gauge]:

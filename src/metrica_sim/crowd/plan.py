@@ -9,7 +9,7 @@ import msgspec
 
 from metrica_fleet.identity import DeviceId, Name
 
-A_PROCESS: Final = 2500
+A_PROCESS: Final = 1500
 """Devices: more, and one process has too many open files and one processor too much to do."""
 
 Share = Annotated[float, msgspec.Meta(ge=0)]

@@ -5,6 +5,7 @@ console     what is printed
 children    processes that end when we do, whatever happens
 postgres    an embedded Postgres, without a new user and without touching the rights of anybody's folders
 services    the broker, the hub, the web server of the repository, the simulated devices
+person      the operator: a key, who may sign, a ``metrica`` that finds the hub
 repository  the fleet repository: what is good, what is bad, and the commits
 githttp     ``git http-backend`` behind a small web server
 engine      one device on real containers, where a Docker engine answers

@@ -136,7 +136,13 @@ def under_our_life(user: int | None = None) -> list[str]:
     return [setpriv, *as_user, "--pdeathsig", "KILL", "--"]
 
 
-async def output_of(argv: Sequence[str], *, within_s: float, feed: bytes | None = None) -> tuple[int, str]:
+async def output_of(
+    argv: Sequence[str],
+    *,
+    within_s: float,
+    feed: bytes | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[int, str]:
     """Run a short command; return its exit code and all that it said.
 
     Raises:
@@ -148,6 +154,7 @@ async def output_of(argv: Sequence[str], *, within_s: float, feed: bytes | None 
             stdin=asyncio.subprocess.DEVNULL if feed is None else asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            env=environment,
             start_new_session=True,
         )
     except FileNotFoundError:

@@ -28,7 +28,24 @@ _BEGUN = """
     FROM events e JOIN heads h ON h.commit = e.commit
     WHERE e.kind = 'release.trial_started' AND e.commit = $1 AND e.device = ANY($2)
 """
+_ROLLOUT = """
+    SELECT r.id, r.course->>'state' AS state, r.course->>'message' AS message,
+        count(*) FILTER (WHERE d.state = 'refused') AS refused, count(*) FILTER (WHERE d.state = 'waiting') AS waiting
+    FROM rollouts r JOIN rollout_devices d ON d.rollout = r.id WHERE r.commit = $1 GROUP BY r.id
+"""
+_STOPPED = "SELECT stops <> '[]'::jsonb AS stopped FROM stop_orders ORDER BY number DESC LIMIT 1"
 _TOLD = "SELECT device, kind, reason, message FROM events WHERE commit = $1 ORDER BY cursor DESC LIMIT 5"
+
+
+@dataclass(frozen=True, slots=True)
+class RolledOut:
+    """How far a commit has come through the fleet, in stages."""
+
+    number: int
+    state: str
+    message: str
+    refused: int
+    waiting: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +71,18 @@ class Facts:
         """Return how many of ``devices`` began a trial of ``commit``, and how long after ``head`` the last one did."""
         (row,) = await self._ask(_BEGUN, commit, list(devices))
         return row["devices"], row["seconds"]
+
+    async def rollout(self, commit: str) -> RolledOut | None:
+        """Return the rollout of ``commit``; ``None``: the hub has begun none."""
+        rows = await self._ask(_ROLLOUT, commit)
+        return next(
+            (RolledOut(row["id"], row["state"], row["message"] or "", row["refused"], row["waiting"]) for row in rows),
+            None,
+        )
+
+    async def is_stopped(self) -> bool:
+        """Return whether an order stops anything."""
+        return any(row["stopped"] for row in await self._ask(_STOPPED))
 
     async def last_words(self, commit: str) -> list[str]:
         """Return the last events about ``commit``, for when something is not as it should be."""

@@ -14,13 +14,15 @@ from typing import Final
 
 from metrica_fleet.errors import FleetError
 from metrica_fleet.identity import CommitId, DeviceId
-from metrica_sim.demo.play import confirmed_by_all, first_act, taken_back_by_all, tell_beginning, told
+from metrica_sim.demo.play import confirmed_by_all, first_act, rolled_out, taken_back_by_all, tell_beginning, told
 from metrica_sim.demo.services import kill_hub, start_hub
 from metrica_sim.demo.stage import Stage
 
 OFFER: Final = (
-    "Press Enter for a good release, b for a bad one, k to kill the hub, n to cut the network of {cut}, q to quit"
+    "Press Enter for a good release, b for a bad one, r for {how}, s to {stop} the fleet,"
+    " k to kill the hub, n to cut the network of {cut}, q to quit"
 )
+_WHY: Final = "the demo's key s"
 _QUIT: Final = frozenset({"q", "\x04"})
 
 
@@ -31,6 +33,9 @@ class Player:
         self._stage = stage
         self._group = group
         self._watch: asyncio.Task[None] | None = None
+        self._unfinished: Callable[[], Awaitable[bool]] | None = None
+        """What was watched when the fleet was stopped."""
+        self._is_stopped = False
         self._good: CommitId = stage.first
         self._cut = False
         self._victim = _victim(stage)
@@ -41,6 +46,8 @@ class Player:
             "\r": self._release,
             "\n": self._release,
             "b": self._break,
+            "r": self._turn,
+            "s": self._stop_or_resume,
             "k": self._kill,
             "n": self._unplug,
         }
@@ -51,37 +58,69 @@ class Player:
 
     async def offer(self) -> None:
         """Say which keys there are."""
-        self._stage.console.say(OFFER.format(cut=self._victim))
+        how = "releases to all at once" if self._stage.repository.is_staged else "releases in stages"
+        stop = "resume" if self._is_stopped else "stop"
+        self._stage.console.say(OFFER.format(cut=self._victim, how=how, stop=stop))
 
     def watch_first(self) -> None:
         """Watch the devices come to the first commit."""
         self._watched(lambda: first_act(self._stage))
 
     async def _release(self) -> None:
-        began_s = time.monotonic()
-        commit = await self._stage.repository.good()
+        await self._good_release()
+
+    async def _turn(self) -> None:
+        await self._good_release(staged=not self._stage.repository.is_staged)
+
+    async def _good_release(self, *, staged: bool | None = None) -> None:
+        stage, began_s = self._stage, time.monotonic()
+        commit = await stage.repository.good(staged=staged)
         self._good = commit
-        await told(self._stage)
+        await told(stage)
 
         async def watch() -> bool:
-            well = await confirmed_by_all(self._stage, commit, "good commit", began_s=began_s)
-            await tell_beginning(self._stage, commit)
+            if stage.repository.is_staged and not await rolled_out(stage, commit, began_s=began_s):
+                return False
+            well = await confirmed_by_all(stage, commit, "good commit", began_s=began_s)
+            await tell_beginning(stage, commit)
             return well
 
         self._watched(watch)
 
     async def _break(self) -> None:
-        began_s = time.monotonic()
-        commit, good = await self._stage.repository.bad(), self._good
-        await told(self._stage)
+        stage, began_s = self._stage, time.monotonic()
+        commit, good = await stage.repository.bad(), self._good
+        await told(stage)
 
         async def watch() -> bool:
-            well = await taken_back_by_all(self._stage, commit, good, began_s=began_s)
-            for reason in await self._stage.facts.reasons(commit):
-                self._stage.console.say(f"    {reason}")
+            if stage.repository.is_staged:
+                well = await rolled_out(stage, commit, began_s=began_s)
+            else:
+                well = await taken_back_by_all(stage, commit, good, began_s=began_s)
+            for reason in await stage.facts.reasons(commit):
+                stage.console.say(f"    {reason}")
             return well
 
         self._watched(watch)
+
+    async def _stop_or_resume(self) -> None:
+        """Give an order as the operator does, whoever gave the last one."""
+        stage = self._stage
+        was_stopped = await stage.facts.is_stopped()
+        words = ("resume",) if was_stopped else ("stop", "halt")
+        stage.console.say(f'$ {stage.shown(stage.person.program)} {" ".join(words)} --reason "{_WHY}" --yes')
+        if not was_stopped:
+            self.stop_watching()
+        code, said = await stage.person.types(*words, "--reason", _WHY, "--yes")
+        for line in said.splitlines():
+            stage.console.say(f"    {line}")
+        if code:
+            stage.console.failed(f"it ended with exit code {code}")
+        self._is_stopped = await stage.facts.is_stopped()
+        if not self._is_stopped and self._unfinished is not None:
+            self._watched(self._unfinished)
+        else:
+            await self.offer()
 
     async def _kill(self) -> None:
         stage = self._stage
@@ -109,10 +148,15 @@ class Player:
 
     def _watched(self, watch: Callable[[], Awaitable[bool]]) -> None:
         self.stop_watching()
+        self._unfinished = watch
+        if self._is_stopped:
+            self._stage.console.say("    the fleet is stopped: nobody begins it before it is resumed; s does that")
+            return
 
         async def watching() -> None:
             try:
                 await watch()
+                self._unfinished = None
             except FleetError as error:
                 self._stage.console.failed(error.message)
             await self.offer()

@@ -31,12 +31,14 @@ from metrica_sim.demo.engine import (
 )
 from metrica_sim.demo.facts import Facts
 from metrica_sim.demo.keys import play_by_keys
+from metrica_sim.demo.person import hub_line, make_person
 from metrica_sim.demo.play import play, rest
 from metrica_sim.demo.postgres import choose_place, clear_place, start_postgres
 from metrica_sim.demo.repository import Repository
 from metrica_sim.demo.services import (
     Ports,
     free_port,
+    make_token,
     start_broker,
     start_devices,
     start_git_server,
@@ -204,14 +206,20 @@ class _Demo:
         with console.step(f"Mosquitto on 127.0.0.1:{ports.bus}"):
             await start_broker(self.household, demo, ports.bus)
         await self._look_for_engine(names)
-        repository = Repository(demo / "fleet", demo / "logs" / "git-commands.log")
+        hub_settings = write_hub_settings(demo, postgres, ports)
+        environment = self.household.environment
+        with console.step("a key of the operator's, and one of the hub's"):
+            person = await make_person(demo, environment)
+            signers = (person.line, await hub_line(hub_settings, environment))
+        repository = Repository(demo / "fleet", demo / "logs" / "git-commands.log", person.key)
         with console.step(f"Git repository, served as {ports.repository}"):
             special = {self.real.name: self.real.variables} if self.real else {}
-            first = await repository.begin(options.checkout / "examples" / "fleet", names, special)
+            first = await repository.begin(options.checkout / "examples" / "fleet", names, special, signers)
             await start_git_server(self.household, demo, ports.git)
-        hub_settings = write_hub_settings(demo, postgres, ports)
         with console.step(f"the hub on {ports.page}"):
+            token = await make_token(demo, hub_settings, environment)
             await start_hub(self.household, hub_settings, ports)
+            await person.log_in(ports, token)
         began_s = time.monotonic()
         simulated = [name for name in names if self.real is None or name != self.real.name]
         with console.step(f"{len(simulated)} simulated devices"):
@@ -228,6 +236,8 @@ class _Demo:
             facts=Facts(postgres.url),
             ports=ports,
             hub_settings=hub_settings,
+            token=token,
+            person=person,
             simulation=simulation,
             devices=names,
             real=self.real,

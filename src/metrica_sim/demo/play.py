@@ -88,6 +88,27 @@ async def taken_back_by_all(stage: Stage, bad: CommitId, good: CommitId, *, bega
     return False
 
 
+async def rolled_out(stage: Stage, commit: CommitId, *, began_s: float) -> bool:
+    """Wait until ``commit`` has gone through all stages, and say so; or that it halted, and who was spared."""
+    while (rollout := await stage.facts.rollout(commit)) is None or rollout.state in {"open", "paused"}:
+        seconds = time.monotonic() - began_s
+        if seconds > ACT_S:
+            stage.console.failed(f"the rollout of {short(commit)} goes on after {ACT_S:g} s")
+            return False
+        stage.household.require_running()
+        await asyncio.sleep(_LOOK_S)
+    seconds = time.monotonic() - began_s
+    metrica = stage.shown(stage.person.program)
+    if rollout.state != "halted":
+        stage.console.done(f"rollout {rollout.number} of {short(commit)} is {rollout.state}", seconds)
+        return rollout.state == "done"
+    stage.console.done(f"rollout {rollout.number} of {short(commit)} halted by itself: {rollout.message}", seconds)
+    stage.console.say(f"    {rollout.refused} refused it and went back, {rollout.waiting} never began it")
+    for words in ("status", 'abort "it is bad"'):
+        stage.console.say(f"$ {metrica} rollout {words}")
+    return True
+
+
 async def tell_beginning(stage: Stage, commit: CommitId) -> None:
     """Print how soon after the nudge all simulated devices had begun."""
     count, seconds = await stage.facts.begun(commit, stage.simulated)

@@ -12,13 +12,37 @@ from pathlib import Path
 from typing import Any, Final
 
 from metrica_fleet.identity import CommitId, DeviceId
+from metrica_fleet.signers import FILE as SIGNERS
 from metrica_sim.demo.children import output_of
-from metrica_sim.demo.composeedit import broken, released, services_of, with_block
+from metrica_sim.demo.composeedit import broken, main_service, released, services_of, with_block
 from metrica_sim.demo.services import FLEET
 from metrica_sim.demo.trouble import Trouble
 
 QUICK: Final = {"start_deadline_s": 45.0, "soak_s": 3.0}
 """What the demo makes of the health policy: nobody wants to watch a minute of soak."""
+STAGES: Final = """
+[rollout]
+deadline_s = 300
+waiting_s = 30 # a device that is away is not waited for any longer
+prefetch_s = 0
+abort = "revert"
+
+[[rollout.stages]]
+name = "canary"
+share = 0.1
+soak_s = 5
+
+[[rollout.stages]]
+name = "half"
+share = 0.5
+soak_s = 3
+
+[[rollout.stages]]
+name = "all"
+share = 1.0
+soak_s = 0
+"""
+"""What stands at the end of fleet.toml while commits go through the fleet in stages."""
 _GIT_S: Final = 20.0
 _CONFIG: Final = {
     "user.name": "Metrica demo",
@@ -36,12 +60,18 @@ class Repository:
 
     folder: Path
     log: Path
+    signing_key: Path
+    """What ``git commit -S`` signs with here; the play's own commits are not signed."""
     number: int = 1
     _sound: dict[Path, str] = field(default_factory=dict)
     """The Compose files as they were before they were broken."""
 
     async def begin(
-        self, example: Path, devices: Sequence[DeviceId], special: Mapping[DeviceId, Mapping[str, str]]
+        self,
+        example: Path,
+        devices: Sequence[DeviceId],
+        special: Mapping[DeviceId, Mapping[str, str]],
+        signers: Sequence[str],
     ) -> CommitId:
         """Make the repository for ``devices`` out of ``example``, and the first commit.
 
@@ -49,6 +79,7 @@ class Repository:
             example: A fleet repository's files.
             devices: Who is in the fleet.
             special: Variables of single devices; they get a role that uses all of them.
+            signers: The lines of ``allowed_signers``.
         """
         if not (example / "fleet.toml").is_file():
             raise Trouble(f"{example} has no fleet.toml: the checkout is not complete")
@@ -59,19 +90,33 @@ class Repository:
             for device in special:
                 _run_as_us(self.folder, device)
         self._release()
+        (self.folder / SIGNERS).write_text("".join(f"{line}\n" for line in signers), encoding="utf-8")
         await self._git("init", "--quiet", "--initial-branch=main", "--template=")
-        for name, value in _CONFIG.items():
+        for name, value in {**_CONFIG, "gpg.format": "ssh", "user.signingkey": str(self.signing_key)}.items():
             await self._git("config", name, value)
         return await self._commit("The first release")
 
-    async def good(self) -> CommitId:
-        """Commit a release that is sound."""
+    @property
+    def is_staged(self) -> bool:
+        """Whether commits go through the fleet in stages."""
+        return STAGES in self._policy.read_text(encoding="utf-8")
+
+    @property
+    def _policy(self) -> Path:
+        return self.folder / "fleet.toml"
+
+    async def good(self, *, staged: bool | None = None) -> CommitId:
+        """Commit a release that is sound; from now on in stages or not, where ``staged`` says so."""
+        text = self._policy.read_text(encoding="utf-8")
+        if staged is not None:
+            self._policy.write_text(text.replace(STAGES, "") + (STAGES if staged else ""), encoding="utf-8")
         for path, text in self._sound.items():
             path.write_text(text, encoding="utf-8")
         self._sound.clear()
         self.number += 1
         self._release()
-        return await self._commit(f"A good release: number {self.number}")
+        how = {None: "", True: ", and from now on in stages", False: ", and from now on at once"}[staged]
+        return await self._commit(f"A good release: number {self.number}{how}")
 
     async def bad(self) -> CommitId:
         """Commit a release whose main service never becomes healthy, in every role."""
@@ -81,6 +126,11 @@ class Repository:
             self._sound.setdefault(path, text)
             path.write_text(broken(released(text, self.number)), encoding="utf-8")
         return await self._commit(f"A bad release: number {self.number} never becomes healthy")
+
+    def service_of(self, device: DeviceId) -> str:
+        """Return a service of ``device`` that is meant to stay."""
+        role = tomllib.loads((self.folder / "devices" / f"{device}.toml").read_text(encoding="utf-8"))["role"]
+        return main_service((self.folder / "roles" / role / "compose.yaml").read_text(encoding="utf-8"))
 
     async def last_message(self) -> str:
         """Return the subject of the last commit."""

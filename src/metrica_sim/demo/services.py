@@ -7,13 +7,13 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from metrica_fleet.identity import DeviceId
-from metrica_sim.demo.children import Child, Household
+from metrica_sim.demo.children import Child, Household, output_of
 from metrica_sim.demo.postgres import Postgres
 from metrica_sim.demo.trouble import Trouble
 
@@ -119,11 +119,41 @@ def write_hub_settings(demo: Path, postgres: Postgres, ports: Ports) -> Path:
     path = demo / "hub.toml"
     path.write_text(
         f'fleet = "{FLEET}"\n\n[database]\nurl = "{postgres.url}"\n\n'
+        f'[hub]\nkey_file = "{demo / "hub-key"}"\n\n'
         f'[bus]\nhost = "127.0.0.1"\nport = {ports.bus}\n\n'
-        f'[http]\nhost = "127.0.0.1"\nport = {ports.web}\n\n'
-        f'[git]\nurl = "{ports.repository}"\nbranch = "main"\npoll_s = {_POLL_S}\n',
+        f'[http]\nhost = "127.0.0.1"\nport = {ports.web}\nanonymous = "viewer"\n\n'
+        f'[git]\nurl = "{ports.repository}"\nbranch = "main"\npoll_s = {_POLL_S}\n\n'
+        "[webhooks]\nprivate = true\n",
         encoding="utf-8",
     )
+    return path
+
+
+async def make_token(demo: Path, settings: Path, environment: Mapping[str, str]) -> Path:
+    """Make an admin's token; return where it is, readable for us alone.
+
+    Raises:
+        Trouble: the hub's command can't do it.
+    """
+    argv = [
+        sys.executable,
+        "-m",
+        "metrica_hub",
+        "token",
+        "--config",
+        str(settings),
+        "--name",
+        "demo",
+        "--role",
+        "admin",
+    ]
+    code, said = await output_of(argv, within_s=_HUB_READY_S, environment=environment)
+    token = next((line for line in said.splitlines() if line.startswith("mtr_")), None)
+    if code or token is None:
+        raise Trouble(f"no token: {said.strip()}")
+    path = demo / "token"
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+        file.write(token + "\n")
     return path
 
 
@@ -148,8 +178,8 @@ async def _says_ready(port: int) -> bool:
 
 
 async def kill_hub(household: Household) -> None:
-    """Kill the hub as a power cut would."""
-    hub = household.children["hub"]
+    """Kill the hub as a power cut would: nobody is to take its end for a failure of the demo."""
+    hub = household.children.pop("hub")
     hub.signal(signal.SIGKILL)
     await hub.process.wait()
 

@@ -11,6 +11,7 @@ from metrica_sim.demo.children import Household
 from metrica_sim.demo.console import Console
 from metrica_sim.demo.engine import PROJECT, RealDevice
 from metrica_sim.demo.facts import Facts
+from metrica_sim.demo.person import Person
 from metrica_sim.demo.postgres import Postgres
 from metrica_sim.demo.repository import Repository
 from metrica_sim.demo.services import Ports, Simulation
@@ -28,6 +29,9 @@ class Stage:
     facts: Facts
     ports: Ports
     hub_settings: Path
+    token: Path
+    """An admin's."""
+    person: Person
     simulation: Simulation
     devices: tuple[DeviceId, ...]
     real: RealDevice | None
@@ -65,5 +69,16 @@ class Stage:
         say(f"Fleet   {ports.page}")
         for number, hint in enumerate(hints):
             say(f"{'' if number else 'Try':<8}{hint}")
+        metrica = self.shown(self.person.program)
+        commands = (
+            "devices --watch",
+            "rollout status --watch    # r starts one",
+            f"logs {self.devices[0]} {self.repository.service_of(self.devices[0])} --follow",
+            'stop halt --reason "just to see"',
+            'resume --reason "seen"',
+        )
+        for number, words in enumerate(commands):
+            say(f"{'' if number else 'Steer':<8}{metrica} {words}")
+        say(f"Token   {self.shown(self.token)}    # an admin's; to look, none is needed")
         say(f"Logs    {self.shown(self.household.logs)}/")
         say()

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from metrica_agent.adapters.ledger.book import Book
 from metrica_agent.adapters.ledger.opening import read_memory
-from metrica_agent.adapters.ledger.reading import as_record
-from metrica_agent.decisions.outbox import Place
 from metrica_fleet.errors import NotNow
 from metrica_fleet.records import Event
 
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 
     from metrica_agent.adapters.ledger.book import BootCount, Bounds
     from metrica_agent.decisions.world import Decision, Memory, Saying, Stamp
-    from metrica_fleet.identity import BootId, StreamId
+    from metrica_fleet.identity import BootId
     from metrica_fleet.messages import Status
     from metrica_fleet.records import Record
 
@@ -32,10 +30,6 @@ class Witness(Protocol):
 
     def wrote(self, event: Event) -> None:
         """An event stands in the outbox."""
-        ...
-
-    def renumbered(self, stream: StreamId, events: Sequence[Event]) -> None:
-        """The outbox goes on in a new stream, which begins with ``events``."""
         ...
 
     def holds(self, unsettled_bytes: int, event_bytes: int) -> None:
@@ -75,14 +69,6 @@ class WitnessedBook(Book):
         """As ``Book``."""
         self._require_room()
         return super().started(boot_id)
-
-    def renew(self, stamp: Stamp, saying: Saying) -> StreamId:
-        """As ``Book``."""
-        stream = super().renew(stamp, saying)
-        rows = self._db.execute("SELECT seq, document FROM outbox WHERE kind = 'event' ORDER BY seq").fetchall()
-        records = (as_record(document, Place(stream, seq, seq - 1)) for seq, document in rows)
-        self._witness.renumbered(stream, [record for record in records if isinstance(record, Event)])
-        return stream
 
     def abandon(self) -> None:
         """Let go of the file as a killed process does: nothing more is written."""

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Final
 
 from metrica_fleet.codec import decode, encode
 from metrica_fleet.errors import NotNow
-from metrica_fleet.topics import PRESENCE, Address, Channel, address_of, topic_of
+from metrica_fleet.signed import Signed
+from metrica_fleet.topics import ANSWERS, PRESENCE, STOP, Address, Channel, address_of, topic_of
 from metrica_hub.decisions.intake import Delivery
 from metrica_hub.errors import BusAway
 from metrica_sim.virtual.loop import operation
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 
     from metrica_fleet.identity import DeviceId, FleetId
     from metrica_fleet.messages import Message, Presence
@@ -61,6 +62,12 @@ class SimulatedBroker:
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
     _links: dict[str, SimulatedLink] = field(default_factory=dict[str, "SimulatedLink"])
     thrown_away: int = 0
+    on_start: Callable[[], object] | None = None
+    """Called when it is back."""
+    on_answer: Callable[[str, bytes], None] = lambda _topic, _payload: None
+    """Called with what devices answer to commands: taken at most once, so it is not kept for the hub."""
+    since_s: float = 0.0
+    """When it came up last."""
 
     # --- faults -----------------------------------------------------------------------------------------------
 
@@ -79,6 +86,9 @@ class SimulatedBroker:
             self._queue.clear()
             self._unacknowledged.clear()
         self.up = True
+        self.since_s = asyncio.get_running_loop().time()
+        if self.on_start is not None:
+            self.on_start()
 
     # --- towards devices --------------------------------------------------------------------------------------
 
@@ -96,6 +106,9 @@ class SimulatedBroker:
 
     def publish(self, topic: str, payload: bytes, *, retain: bool) -> None:
         """Take what a device says, and keep it for the hub."""
+        if topic.endswith(ANSWERS.name):
+            self.on_answer(topic, payload)
+            return
         if retain:
             self.retained[topic] = payload
         if len(self._queue) >= QUEUED:
@@ -128,27 +141,45 @@ class SimulatedBroker:
         for delivery in deliveries:
             self._unacknowledged.pop(delivery.packet_id or 0, None)
 
-    def say(self, topic: str, payload: bytes) -> None:
-        """Publish a retained message of the hub."""
+    def say_all(self, sayings: Iterable[tuple[str, bytes]]) -> None:
+        """Publish retained messages of the hub."""
+        for topic, payload in sayings:
+            self._say(topic, payload)
+
+    def tell(self, topic: str, payload: bytes) -> None:
+        """Pass something on to the device that it is for, if that is connected. Raises ``BusAway``."""
+        if not self.up:
+            raise BusAway("the broker is away (simulated)")
+        link = self._links.get(topic.rpartition("/")[0])
+        if link is not None:
+            link.hear(topic, payload, retained=False)
+
+    def _say(self, topic: str, payload: bytes) -> None:
         if not self.up:
             raise BusAway("the broker is away (simulated)")
         self.retained[topic] = payload
-        device = topic.rpartition("/")[0]
-        for name, link in list(self._links.items()):
-            if name == device or not address_of(topic).channel.per_device:
-                link.hear(topic, payload, retained=False)
+        to_one = address_of(topic).channel.per_device
+        own = self._links.get(topic.rpartition("/")[0])
+        for link in list(self._links.values()) if not to_one else [own] if own is not None else []:
+            link.hear(topic, payload, retained=False)
 
 
 class SimulatedBus:
     """One device's way to the broker."""
 
     def __init__(
-        self, broker: SimulatedBroker, network: Network, device: DeviceId, chance: Callable[[], float]
+        self,
+        broker: SimulatedBroker,
+        network: Network,
+        device: DeviceId,
+        chance: Callable[[], float],
+        on_signed: Callable[[Channel, Signed], None] = lambda _channel, _signed: None,
     ) -> None:
         self._broker = broker
         self._network = network
         self._device = device
         self._chance = chance
+        self._on_signed = on_signed
 
     @contextlib.asynccontextmanager
     async def session(self, will: Presence) -> AsyncGenerator[SimulatedLink]:
@@ -161,7 +192,7 @@ class SimulatedBus:
         if not self._broker.up:
             raise NotNow("the broker can't be reached (simulated)", reason="bus-unreachable")
         operation("bus:connected")
-        link = SimulatedLink(self._broker, self._network, self._device, self._chance)
+        link = SimulatedLink(self._broker, self._network, self._device, self._chance, self._on_signed)
         try:
             yield link
         finally:
@@ -172,12 +203,18 @@ class SimulatedLink:
     """One connection."""
 
     def __init__(
-        self, broker: SimulatedBroker, network: Network, device: DeviceId, chance: Callable[[], float]
+        self,
+        broker: SimulatedBroker,
+        network: Network,
+        device: DeviceId,
+        chance: Callable[[], float],
+        on_signed: Callable[[Channel, Signed], None],
     ) -> None:
         self._broker = broker
         self._network = network
         self._device = device
         self._chance = chance
+        self._on_signed = on_signed
         self._root = topic_of(Address(broker.fleet, PRESENCE, device)).rpartition("/")[0]
         self._inbox: deque[Incoming] = deque()
         self._new = asyncio.Event()
@@ -200,10 +237,15 @@ class SimulatedLink:
 
     def hear(self, topic: str, payload: bytes, *, retained: bool) -> None:
         """Take what the broker passes on. What is said into a cut cable is lost with the connection."""
-        if self._network.is_up:
-            channel = address_of(topic).channel
-            self._inbox.append(Incoming(channel, decode(channel, payload), retained))
+        channel = address_of(topic).channel
+        if not self._network.is_up and channel is STOP:
+            self.lose()  # TCP would bring it once the cable is mended, or lose the connection
+        elif self._network.is_up:
+            message = decode(channel, payload)
+            self._inbox.append(Incoming(channel, message, retained))
             self._new.set()
+            if isinstance(message, Signed) and not retained:
+                self._on_signed(channel, message)
 
     # --- as the bus adapter's -----------------------------------------------------------------------------------
 

@@ -66,6 +66,8 @@ class Content:
 
     roles: tuple[RoleContent, ...] = (RoleContent(), RoleContent())
     ill: str | None = None
+    stop: str | None = None
+    """What its file ``STOP`` says, if it has one."""
 
     def of(self, role: str) -> RoleContent:
         """Return what ``role`` is to run."""
@@ -97,7 +99,8 @@ class Commit:
         ill = self.content.ill or ",".join(
             f"{name}:{one.ill}" for name, one in zip(ROLES, self.content.roles, strict=True) if one.ill
         )
-        return f"#{self.number}{f' ({ill})' if ill else ''}"
+        stops = " with STOP" if self.content.stop is not None else ""
+        return f"#{self.number}{f' ({ill})' if ill else ''}{stops}"
 
 
 @dataclass(slots=True)
@@ -106,6 +109,8 @@ class History:
 
     devices: Mapping[str, str]
     """Device → role."""
+    rollout: str = ""
+    """What is said about it in fleet.toml."""
     commits: dict[CommitId, Commit] = field(default_factory=dict[CommitId, Commit])
 
     def commit(self, content: Content, *parents: Commit) -> Commit:
@@ -113,9 +118,12 @@ class History:
         number = len(self.commits) + 1
         name = CommitId(hashlib.sha1(f"commit {number}".encode(), usedforsecurity=False).hexdigest())
         ancestors = frozenset({name}).union(*(parent.ancestors for parent in parents))
-        made = Commit(name, number, parents, content, files_of(content, tuple(self.devices.items())), ancestors)
+        made = Commit(name, number, parents, content, self._files(content), ancestors)
         self.commits[name] = made
         return made
+
+    def _files(self, content: Content) -> Mapping[str, bytes]:
+        return files_of(content, tuple(self.devices.items()), self.rollout)
 
     def name(self, commit: CommitId | None) -> str:
         """Return how the story calls ``commit``."""
@@ -123,9 +131,11 @@ class History:
 
 
 @lru_cache(maxsize=64)
-def files_of(content: Content, devices: tuple[tuple[str, str], ...]) -> Mapping[str, bytes]:
+def files_of(content: Content, devices: tuple[tuple[str, str], ...], rollout: str = "") -> Mapping[str, bytes]:
     """Return every file of a repository of ``content``."""
-    files: dict[str, str] = {"fleet.toml": _FLEET_TOML if content.ill is None else "name = \n"}
+    files: dict[str, str] = {"fleet.toml": _FLEET_TOML + rollout if content.ill is None else "name = \n"}
+    if content.stop is not None:
+        files["STOP"] = content.stop
     for device, role in devices:
         asked = "nobody-has-it" if content.of(role).ill == "role-unknown" else role
         files[f"devices/{device}.toml"] = f'role = "{asked}"\n'
@@ -134,6 +144,9 @@ def files_of(content: Content, devices: tuple[tuple[str, str], ...]) -> Mapping[
     return {path: text.encode() for path, text in files.items()}
 
 
+LOCKS: Final = "web"
+"""The service that may ask not to be restarted."""
+LOCK_PATIENCE_S: Final = 3600.0
 LEAST: Final = "recorder"
 """The service that rests first."""
 _FLEET_TOML: Final = f"""
@@ -147,13 +160,14 @@ apply_deadline_s = {APPLY_DEADLINE_S:g}
 """
 _CHECK: Final = '[[checks]]\ntype = "command"\nname = "page"\nservice = "web"\ncommand = {command}\ntimeout_s = 5\n'
 _PRIORITIES: Final = f'[services.{LEAST}]\npriority = "low"\n'
+_LOCK: Final = f"[services.{LOCKS}]\nlock_patience_s = {LOCK_PATIENCE_S:g}\n"
 
 
 def _role_files(role: RoleContent) -> dict[str, str]:
     files = {"compose.yaml": _compose(role), "site/index.html": f"version {role.version}\n"}
     commands = {"check-hangs": '["sleep", "infinity"]', "check-fails": '["false"]'}
     files["role.toml"] = _CHECK.format(command=commands.get(role.ill or "", '["true"]'))
-    files["role.toml"] += _PRIORITIES
+    files["role.toml"] += _PRIORITIES + _LOCK
     if role.ill == "role-unparsable":
         files["role.toml"] = "[[checks]\n"
     if role.ill == "compose-missing":

@@ -16,11 +16,12 @@ from metrica_hub.errors import BusAway, StoreAway
 from metrica_hub.tasks.consume import Consumer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from metrica_fleet.identity import DeviceId, FleetId, StreamId
     from metrica_fleet.records import Event
     from metrica_hub.decisions.fleet_state import StreamKey
+    from metrica_hub.decisions.intake import Arrival
     from metrica_hub.decisions.plan import Writes
     from metrica_sim.virtual.bus import SimulatedBroker
 
@@ -39,6 +40,8 @@ class Database:
     streams: dict[StreamKey, Coverage] = field(default_factory=dict["StreamKey", Coverage])
     events: dict[StreamKey, dict[int, Event]] = field(default_factory=dict["StreamKey", "dict[int, Event]"])
     heartbeats: int = 0
+    on_event: Callable[[DeviceId, Event], None] = lambda _device, _event: None
+    """Called with each event that was committed."""
     twice: list[str] = field(default_factory=list[str])
     """Events that were written again, or that came again under the same number and were not the same."""
 
@@ -54,6 +57,7 @@ class Database:
             if said.record.seq in rows:
                 self.twice.append(f"{said.device}: {said.record.seq} was written twice")
             rows[said.record.seq] = said.record
+            self.on_event(said.device, said.record)
         self.heartbeats += len(writes.heartbeats)
         for one in writes.streams:
             self.streams[one.device, one.stream] = one.coverage
@@ -80,6 +84,9 @@ class _Uncounted:
     async def timed(self, commit: Awaitable[Writes]) -> Writes:
         return await commit
 
+    def arrived(self, batch: Sequence[Arrival]) -> None:
+        """Count nothing."""
+
     def committed(self, writes: Writes, oldest: datetime) -> None:
         """Count nothing."""
 
@@ -95,25 +102,41 @@ class SimulatedHub:
     broker: SimulatedBroker
     database: Database
     chance: Callable[[], float]
+    dead: bool = False
+    """From the start."""
     _up: asyncio.Event = field(default_factory=asyncio.Event)
+    also: Callable[[], Coroutine[object, object, None]] | None = None
+    """What the hub does beside consuming, until it is cancelled."""
     _consuming: asyncio.Task[None] | None = None
+    _leading: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Run the hub whenever it is up, until cancelled."""
-        self._up.set()
+        if not self.dead:
+            self._up.set()
         async with asyncio.TaskGroup() as group:
             while True:
                 await self._up.wait()
                 self._consuming = group.create_task(self._consume(), name="hub")
+                if self.also is not None:
+                    self._leading = group.create_task(self.also(), name="rollouts")
                 await asyncio.wait([self._consuming])
+                if self._leading is not None:
+                    self._leading.cancel()
                 self.broker.hub_left()
                 await asyncio.sleep(RESTART_S)
 
     def kill(self) -> None:
         """Let the hub be gone, in the middle of whatever it does."""
         self._up.clear()
-        if self._consuming is not None:
-            self._consuming.cancel()
+        for task in (self._consuming, self._leading):
+            if task is not None:
+                task.cancel()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a hub."""
+        return self._up.is_set()
 
     def start(self) -> None:
         """Let there be a hub again."""
@@ -135,5 +158,5 @@ class SimulatedHub:
         )
         try:
             await consumer.run()
-        except BusAway:
-            return
+        except* BusAway:
+            pass  # the hub is at its end, and the next one begins

@@ -20,6 +20,7 @@ from metrica_agent.adapters.releases import Releases
 from metrica_agent.decisions.starting import CRASH_LOOP_STARTS
 from metrica_agent.decisions.world import Memory
 from metrica_agent.tasks.device import run_device
+from metrica_agent.tasks.notary import Notary
 from metrica_agent.tasks.orders import Orders
 from metrica_agent.tasks.parts import Identity, Pace, Parts
 from metrica_agent.tasks.staging import SHIPPED_SAFE_MODE, Staging
@@ -28,13 +29,15 @@ from metrica_fleet import __version__
 from metrica_fleet.errors import NotNow
 from metrica_fleet.identity import BootId, DeviceId, FleetId, ReleaseDigest
 from metrica_fleet.records import Vitals
+from metrica_fleet.topics import COMMANDS, GATE
 from metrica_sim.network import Network
 from metrica_sim.probes import SimulatedProbe
-from metrica_sim.virtual import condition
+from metrica_sim.virtual import condition, pens
 from metrica_sim.virtual.book import WitnessedBook
 from metrica_sim.virtual.bus import SimulatedBroker, SimulatedBus
 from metrica_sim.virtual.engine import MachineEngine, is_poison
 from metrica_sim.virtual.git import Remote, SimulatedMirror
+from metrica_sim.virtual.history import LOCKS
 from metrica_sim.virtual.hub import EPOCH
 from metrica_sim.virtual.loop import Process, operation, process
 from metrica_sim.virtual.spool import SimulatedSpool
@@ -45,11 +48,20 @@ if TYPE_CHECKING:
     from pathlib import Path
     from random import Random
 
+    from metrica_agent.decisions.commanding import Taken
+    from metrica_fleet.signed import Signed
+    from metrica_fleet.topics import Channel
+    from metrica_sim.virtual.commands import Commands
     from metrica_sim.virtual.history import History
+    from metrica_sim.virtual.rollouts import Rollouts
+    from metrica_sim.virtual.stops import Stops
     from metrica_sim.virtual.story import Story
 
 PROJECT: Final = "metrica"
 RESTART_S: Final = 5.0
+REBOOT_S: Final = 30.0
+ORDERS_LOOK_S: Final = 900.0
+"""Between looks for orders that nobody rang for: here everybody rings, and each look is a turn of the loop."""
 CRASH_LOOP_FOUND_S: Final = 180.0
 _WRITES: Final = (":write", ":link", ":symlink", "directory:make")
 
@@ -62,10 +74,14 @@ class Around:
     history: History
     remotes: Sequence[Remote]
     broker: SimulatedBroker
+    stops: Stops
+    commands: Commands
     story: Story
     root: Path
     pace: Pace
     outbox_bytes: int
+    rollouts: Rollouts | None = None
+    """``None``: every device takes a commit at once."""
 
 
 @dataclass(slots=True)
@@ -107,7 +123,10 @@ class Machine:
         self._doomed: list[int] = []
         self._crashes: _CrashLoop | None = None
         self._off_s: float | None = None
-        self.witness = Witness(self, around.history)
+        self._locked: set[int] = set()
+        self.locked_since_s: float | None = None
+        """Since when a service holds its lock."""
+        self.witness = Witness(self, around.history, around.stops, around.commands, around.rollouts)
         self.engine = MachineEngine(PROJECT, self._loop.time, name=device, network=self.network, witness=self.witness)
         self.spool = SimulatedSpool()
         self.git = SimulatedMirror(around.history, around.remotes, self.network, chance.random)
@@ -281,6 +300,25 @@ class Machine:
         path.chmod(0o444)
         self.edited = current
 
+    def lock(self, number: int) -> None:
+        """Let the service that may take its lock: it asks not to be restarted."""
+        if not self._locked:
+            self.locked_since_s = self.now_s()
+            self._lock_file.parent.mkdir(parents=True, exist_ok=True)
+            self._lock_file.touch()
+        self._locked.add(number)
+
+    def unlock(self, number: int) -> None:
+        """Let it give the lock back; of several at once the last one counts."""
+        self._locked.discard(number)
+        if not self._locked:
+            self._lock_file.unlink(missing_ok=True)
+            self.locked_since_s = None
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.folder / "data" / self.role / "locks" / LOCKS / "lock"
+
     # --- the agent ----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -384,12 +422,37 @@ class Machine:
             engine=self.engine,
             probe=SimulatedProbe(self.engine, self._loop.time),
             ledger=ledger,
-            bus=SimulatedBus(around.broker, self.network, self.id, self._chance.random),
+            bus=SimulatedBus(around.broker, self.network, self.id, self._chance.random, self._hears),
             clock=clock,
             vitals=self._vitals,
-            orders=Orders(spool=self.spool, wake=rung, now_s=clock.now_s, chance=self._chance.random),
+            orders=Orders(
+                spool=self.spool,
+                wake=rung,
+                now_s=clock.now_s,
+                chance=self._chance.random,
+                look_s=ORDERS_LOOK_S,
+            ),
+            notary=Notary(verify=pens.verify, own=pens.OPERATORS),
             chance=self._chance.random,
+            reboot=self._reboot,
         )
+
+    def _hears(self, channel: Channel, signed: Signed) -> None:
+        if channel is GATE:
+            self.witness.hears_gate(signed)
+        elif channel is COMMANDS:
+            self.trouble()
+
+    def commanded(self) -> tuple[Taken, ...]:
+        """Return the commands that its ledger says are being done."""
+        taken = () if self._book is None else self._book.commands().taken.values()
+        return tuple(one for one in taken if one.state == "running")
+
+    async def _reboot(self) -> None:
+        """As systemd does it: it takes it on, and ends the agent a moment later."""
+        operation("power:reboot")
+        self.witness.rebooting(self.commanded())
+        self._loop.call_later(1.0, self.cut_power, REBOOT_S)
 
     async def _vitals(self) -> Vitals:
         return condition.vitals(self._begun(), disk_path=str(self.folder), clock_synchronised=self.clock_known)

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from metrica_agent.decisions.drift import RESTART
 from metrica_agent.decisions.orders import HoldOrder, SafeModeOrder
+from metrica_fleet.commands import SafeMode
+from metrica_fleet.stop import WHOLE_FLEET, Level
+from metrica_hub.errors import BusAway
+from metrica_sim.virtual.commands import FORGERIES as FORGERIES_OF_COMMANDS
+from metrica_sim.virtual.commands import TASKS
 from metrica_sim.virtual.condition import CONDITIONS
 from metrica_sim.virtual.git import TROUBLES
 from metrica_sim.virtual.history import ROLES
+from metrica_sim.virtual.stops import AGAIN_S, FORGERIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from metrica_sim.virtual.commands import Commands
     from metrica_sim.virtual.faults import Planned
     from metrica_sim.virtual.git import Remote
     from metrica_sim.virtual.hub import SimulatedHub
     from metrica_sim.virtual.machine import Machine
     from metrica_sim.virtual.operators import Operators
+    from metrica_sim.virtual.rollouts import Rollouts
+    from metrica_sim.virtual.stops import Stops
     from metrica_sim.virtual.story import Story
 
 SERVICES: Final = ("web", "recorder", "setup")
@@ -38,8 +49,13 @@ class Mischief:
         hub: SimulatedHub,
         operators: Operators,
         story: Story,
+        *,
+        stops: Stops,
+        commands: Commands,
     ) -> None:
         self._machines, self._remotes = machines, remotes
+        self._stops = stops
+        self._commands = commands
         self._hub, self._operators = hub, operators
         self._story = story
         self._ends: dict[int, Callable[[], None]] = {}
@@ -50,8 +66,17 @@ class Mischief:
         match group:
             case "push":
                 self._push(planned)
+            case "stop":
+                self._story.tell("world", str(planned))
+                self._stop(planned, self._machines[planned.target % len(self._machines)])
+            case "command":
+                self._command(planned, self._machines[planned.target % len(self._machines)])
             case "remote":
                 self._to_remote(planned, self._remotes[planned.target % len(self._remotes)])
+            case "rollout" | "gate":
+                self._story.tell("world", str(planned))
+                if self._operators.rollouts is not None:
+                    self._to_rollout(planned, self._operators.rollouts)
             case "hub" | "database" | "broker":
                 self._story.tell("world", str(planned))
                 self._to_hub(planned)
@@ -101,6 +126,45 @@ class Mischief:
             case _:
                 self._operators.push_good()
 
+    def _stop(self, planned: Planned, machine: Machine) -> None:
+        """Stop by an order or in Git, until it is lifted; or try to, without being allowed to."""
+        level = tuple(Level)[planned.amount % 3]
+        if planned.kind == "stop-forged":
+            self._stops.pretend(FORGERIES[planned.amount])
+            asyncio.get_running_loop().call_later(AGAIN_S, self._stops.say_again)
+            return
+        for one in self._machines:
+            one.begin("stopped", planned.number)
+        if planned.kind == "stop-in-git":
+            self._operators.push_stop(f'level = "{level}"\n', usable=planned.amount < len(Level))
+            self._lasts(planned, lambda: self._lift(planned.number, self._unstop_in_git))
+            return
+        scope = (WHOLE_FLEET, f"role:{machine.role}", f"device:{machine.id}")[planned.amount // 3]
+        self._stops.stop(level, scope)
+        self._lasts(planned, lambda: self._lift(planned.number, lambda: self._stops.resume(scope)))
+
+    def _command(self, planned: Planned, machine: Machine) -> None:
+        """Tell a device to do something, with or without being allowed to; out of safe mode it is told, too."""
+        machine.tell(str(planned))
+        machine.trouble()
+        if planned.kind == "command-forged":
+            self._commands.pretend(machine.id, FORGERIES_OF_COMMANDS[planned.amount])
+            return
+        task = TASKS[planned.amount]
+        self._commands.give(machine.id, task)
+        if isinstance(task, SafeMode):
+            back = SafeMode(on=False, reason="simulated")
+            self._lasts(planned, lambda: self._commands.give(machine.id, back))
+
+    def _unstop_in_git(self) -> None:
+        if self._operators.head.content.stop is not None:
+            self._operators.push_stop(None)
+
+    def _lift(self, number: int, lift: Callable[[], None]) -> None:
+        lift()
+        for one in self._machines:
+            one.end("stopped", number)
+
     def _to_machine(self, planned: Planned, machine: Machine) -> None:
         lasting = f"{planned.kind}-{planned.amount}" if planned.kind in CONDITIONS else _LASTING.get(planned.kind)
         if lasting is not None:
@@ -133,6 +197,9 @@ class Mischief:
             case "hold":
                 machine.spool.give(HoldOrder(on=True, reason="simulated"))
                 self._lasts(planned, lambda: machine.spool.give(HoldOrder(on=False, reason="simulated")))
+            case "lock":
+                machine.lock(planned.number)
+                self._lasts(planned, lambda: machine.unlock(planned.number))
             case "safe-mode":
                 machine.spool.give(SafeModeOrder(on=True, reason="simulated"))
                 self._lasts(planned, lambda: machine.spool.give(SafeModeOrder(on=False, reason="simulated")))
@@ -182,6 +249,20 @@ class Mischief:
                 self._lasts(planned, lambda: self._catch_up(remote))
         at = f" at {remote.head}" if remote.head else ""
         self._story.tell("remote", f"{planned} {remote.url}{at} {remote.trouble or ''}".rstrip())
+
+    def _to_rollout(self, planned: Planned, rollouts: Rollouts) -> None:
+        match planned.kind, planned.amount:
+            case "gate-forged", which:
+                for gate, by in islice(rollouts.forgeries(), which, which + 1):
+                    with suppress(BusAway):
+                        rollouts.publish(gate, by)
+            case _, 0:
+                rollouts.say_pause("simulated")
+                self._lasts(planned, lambda: rollouts.say_go_on("simulated"))
+            case _, 1:
+                rollouts.say_go_on("simulated")
+            case _, which:
+                rollouts.say_abort("simulated", revert=which == 3)  # noqa: PLR2004 the last one drawn
 
     def _catch_up(self, remote: Remote) -> None:
         remote.lags = False

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from metrica_fleet.identity import CommitId
     from metrica_sim.virtual.git import Remote
     from metrica_sim.virtual.history import Commit, History
+    from metrica_sim.virtual.rollouts import Rollouts
     from metrica_sim.virtual.story import Story
 
 
@@ -21,6 +22,8 @@ class Operators:
 
     def __init__(self, history: History, remotes: Sequence[Remote], story: Story) -> None:
         self.history = history
+        self.rollouts: Rollouts | None = None
+        """What they may speak about, where commits go through the fleet stage by stage."""
         self._remotes = remotes
         self._story = story
         self._version = 0
@@ -32,6 +35,11 @@ class Operators:
         """What the branch is at where nobody lags or lies."""
         if self._head is None:
             raise AssertionError("nothing was pushed yet")
+        return self._head
+
+    @property
+    def newest(self) -> Commit | None:
+        """The same; ``None`` before the first push."""
         return self._head
 
     def push_good(self, *also: CommitId) -> Commit:
@@ -68,6 +76,11 @@ class Operators:
         """Push what an earlier commit asked for, as ``git revert`` does."""
         before = self.head.parents[0] if self.head.parents else self.head
         return self._push(before.content)
+
+    def push_stop(self, stop: str | None, *, usable: bool = True) -> Commit:
+        """Push what the head has, with this ``STOP`` or without one; one that is not ``usable`` is bad otherwise."""
+        ill = self.head.content.ill if usable or stop is None else FLEET_ILLS[0]
+        return self._push(replace(self.head.content, stop=stop, ill=ill))
 
     def push_force(self) -> Commit:
         """Throw the last commit away and push another in its place."""

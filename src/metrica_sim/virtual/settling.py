@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from random import Random
 
+    from metrica_sim.virtual.commands import Commands
     from metrica_sim.virtual.history import Commit
     from metrica_sim.virtual.hub import SimulatedHub
     from metrica_sim.virtual.machine import Machine
@@ -37,19 +38,24 @@ class Settling:
         operators: Operators,
         mischief: Mischief,
         story: Story,
+        *,
+        commands: Commands,
     ) -> None:
+        self._commands = commands
         self._machines, self._hub = machines, hub
         self._operators, self._mischief = operators, mischief
         self._story = story
 
     async def all_confirm(self) -> None:
         """Push something good on top of all that any device has taken; each must come to run it."""
-        taken = [accepted for machine in self._machines if (accepted := machine.memory().accepted) is not None]
+        memories = [machine.memory() for machine in self._machines]
+        stopped = [memory.stop.commit for memory in memories if memory.stop is not None]
+        taken = [one for one in (*(memory.accepted for memory in memories), *stopped) if one is not None]
         commit = self._operators.push_good(*dict.fromkeys(taken))
         await self._each(lambda machine: _not_confirmed(machine, commit), SETTLED_S)
 
     async def all_refuse(self, chance: Random) -> None:
-        """Push something bad; each that it concerns must refuse it and go on as before."""
+        """Push something bad; each that it concerns refuses it, or never begins it, and goes on as before."""
         ills = (*ILLS, *FLEET_ILLS)
         which = chance.randrange(len(ills))
         role = chance.choice(ROLES)
@@ -62,6 +68,9 @@ class Settling:
             confirmed, was = machine.memory().confirmed, before[machine.id]
             if confirmed is None or was is None or confirmed.release != was.release:
                 return "another release is confirmed"
+            rollouts = self._operators.rollouts
+            if rollouts is not None and rollouts.has_stopped(commit.id):
+                return machine.witness.unrest()  # others have tried it, and it is begun by nobody any more
             return _not_refused(machine, commit)
 
         await self._each(wrong, SETTLED_S)
@@ -99,6 +108,9 @@ class Settling:
             if rows != events:
                 odd = sorted(seq for seq in rows.keys() | events.keys() if rows.get(seq) != events.get(seq))
                 return f"the hub does not have event {odd[0]} of {len(events)} ({events.get(odd[0], ('none',))[0]})"
+        number = self._commands.unanswered(machine.id)
+        if number is not None:
+            return f"command {number} has no last word"
         return self._status_is_wrong(machine)
 
     def _status_is_wrong(self, machine: Machine) -> str | None:

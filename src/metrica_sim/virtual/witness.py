@@ -8,10 +8,10 @@ and the faults, never from the agent.
     P4  what was accepted comes after what was accepted before
     P5  the outbox stays within its bound; no number means two things
     P8  what runs is the confirmed release, or the safe-mode stack, again within the hour
+    P11 while a stop is in force nothing goes forward, under a halt nothing runs; none counts that no operator gave, and
+        each device that can hear of one does
+    P12 no commit is begun but by a device whose stage the hub has opened, or by the policy while the hub says nothing
     and while somebody has said that nothing is to change, nothing does
-
-P11 (emergency stop) and P12 (rollout gates) are looked at here as soon as the agent knows them: ``remembered`` sees
-every trial that is begun.
 """
 
 from __future__ import annotations
@@ -21,14 +21,18 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from metrica_agent.adapters.releases.scan import MANIFEST, differences
+from metrica_agent.decisions.gating import ABORTED, PROGRESS_S
 from metrica_agent.decisions.trial import MAX_APPLIES
 from metrica_agent.decisions.world import Memory, Release, TrialKind
 from metrica_fleet.identity import short
+from metrica_fleet.stop import Level, Whom, strongest
 from metrica_sim.virtual.condition import COOLS
 from metrica_sim.virtual.engine import inputs_by_service
 from metrica_sim.virtual.history import (
     APPLY_DEADLINE_S,
     LEAST,
+    LOCK_PATIENCE_S,
+    LOCKS,
     PULL_DEADLINE_S,
     SOAK_S,
     START_DEADLINE_S,
@@ -39,12 +43,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from metrica_agent.decisions.commanding import Taken
     from metrica_agent.decisions.world import Deployed, Refused, Trial
     from metrica_fleet.identity import CommitId, ReleaseDigest, StreamId
     from metrica_fleet.records import Event
+    from metrica_fleet.signed import Signed
+    from metrica_sim.virtual.commands import Commands
     from metrica_sim.virtual.machine import Machine
+    from metrica_sim.virtual.rollouts import Rollouts
+    from metrica_sim.virtual.stops import Stops
 
 GRACE_S: Final = 60.0
+LOCK_SEEN_S: Final = 10.0
+"""A lock that is taken in the moment in which an update begins may be missed."""
 FELT_S: Final = 300.0
 """Until a strain is known: two looks at the machine, and the least time between two stages."""
 RESTED_S: Final = 1200.0
@@ -60,17 +71,41 @@ UNREST_S: Final = 3600.0 + 600.0
 UNBLAMED_S: Final = 2 * 3600.0
 """A device that had no trouble for so long has no excuse to refuse a good commit."""
 REFUSED_KEPT: Final = 100
+HEARD_S: Final = 900.0
+"""Until an order is heard and done by whoever can hear: connected again, and an engine that is asked again."""
 THINNED_BYTES: Final = 4 * 64 * 640
 """By how much the outbox may pass its bound: thinning a quarter of the heartbeats must free 64 to be worth telling."""
-_ITS_OWN_FAULT: Final = frozenset({"history-diverged", "history-unproven", "refused-before", "same-release-refused"})
+_ITS_OWN_FAULT: Final = frozenset(
+    {"history-diverged", "history-unproven", "refused-before", "same-release-refused", "rollout-aborted"}
+)
+SILENCE_S: Final = PROGRESS_S + GRACE_S
+"""By so much more than it lasts a device may take the hub's silence for, after a restart."""
 
 
 class Witness:
     """Of one machine."""
 
-    def __init__(self, machine: Machine, history: History) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        history: History,
+        stops: Stops,
+        commands: Commands,
+        rollouts: Rollouts | None = None,
+    ) -> None:
         self._machine = machine
         self._history = history
+        self._stops = stops
+        self._commands = commands
+        self._ended: set[int] = set()
+        """Commands of which was told what came of them."""
+        self._rebooted: set[int] = set()
+        """Commands by which the machine was started anew."""
+        self._rollouts = rollouts
+        self._gate = 0
+        """The highest number of a gate that it was seen to remember."""
+        self._gate_said_s = 0.0
+        """When the hub's word last reached it."""
         self._refused: dict[CommitId, str] = {}
         self._bad: set[ReleaseDigest] = set()
         self._releases: dict[ReleaseDigest, Release] = {}
@@ -91,10 +126,12 @@ class Witness:
 
     def remembered(self, before: Memory, after: Memory) -> None:
         """Compare what the ledger held with what it holds."""
+        self._check_gate(before, after)
         self._check_accepted(before, after)
         self._check_refusals(before, after)
         self._check_confirmed(before, after)
         self._check_trial(before, after)
+        self._check_stop(before, after)
         if after.resolved is not None and after.resolved != before.resolved:
             self._staged_s = (self._now_s, self._machine.troubles)
 
@@ -108,18 +145,40 @@ class Witness:
             self.safe_entered_s = self._now_s
         if event.kind == "task.failed" and "PoisonError" not in event.message:
             self._breach(event.message)
+        if event.kind in {"command.done", "command.failed"}:
+            self._check_command(event)
         reason = f" ({event.reason})" if event.reason else ""
         commit = f" {self._history.name(event.commit)}" if event.commit else ""
         self._tell(f"{event.kind}{commit}{reason}")
-
-    def renumbered(self, stream: StreamId, events: Sequence[Event]) -> None:
-        """Take the numbers that the events have in a new stream."""
-        self.events[stream] = {event.seq: (event.kind, event.message) for event in events}
 
     def holds(self, unsettled_bytes: int, event_bytes: int) -> None:
         """Compare what the outbox takes with its bound; events are never thinned."""
         if unsettled_bytes > self._machine.outbox_bytes + event_bytes + THINNED_BYTES:
             self._breach(f"the outbox takes {unsettled_bytes} bytes, {event_bytes} of them events")
+
+    # --- commands ------------------------------------------------------------------------------------------------
+
+    def _check_command(self, event: Event) -> None:
+        """What was done was asked for by the hub, of this device, and it is done once."""
+        number, verb = event.detail.get("number"), event.detail.get("verb")
+        sent = self._commands.sent.get(number) if isinstance(number, int) else None
+        if sent is None or (sent.device, sent.verb) != (self._machine.id, verb):
+            self._breach(f"command {number} ({verb}) was taken, and the hub never gave it to this device")
+            return
+        if number in self._ended:
+            self._breach(f"command {number} ({verb}) came to an end twice")
+        self._ended.add(int(str(number)))
+        self._machine.trouble()
+
+    def rebooting(self, doing: Sequence[Taken]) -> None:
+        """The agent starts the machine anew: a command that is written down asks for it, and never did before."""
+        numbers = {one.number for one in doing if one.verb == "reboot"} - self._rebooted
+        if not numbers:
+            self._breach("the machine is started anew, and no command that is written down asks for that")
+        self._rebooted |= numbers
+
+    def _redeploys(self) -> bool:
+        return any(one.verb == "redeploy" for one in self._machine.commanded())
 
     # --- the link -----------------------------------------------------------------------------------------------
 
@@ -136,14 +195,31 @@ class Witness:
         """Compose is run for nothing but what the ledger names, and ``current`` too."""
         memory = self._machine.memory()
         meant = memory.trial.release if memory.trial else memory.standing
-        if memory.held is not None and memory.trial is None:
+        asked = bool(memory.resting) or self._redeploys()  # what rested goes on, and a person's word outranks a hold
+        if memory.held is not None and memory.trial is None and _level(memory) is None and not asked:
             self._breach(f"release {release.name[:8]} is applied, and nothing is to change")
+        if not self._may_apply(memory):
+            self._breach(f"release {release.name[:8]} is applied, and it is stopped: {_level(memory)}")
         if meant != release.name:
             self._breach(f"release {release.name[:8]} is applied, and the ledger names {short(meant)}")
         elif self._machine.current() != release.name:
             self._breach(f"release {release.name[:8]} is applied, and is not current")
         elif not self._machine.edited:
             self._check_whole(release, "applied")
+
+    @staticmethod
+    def _may_apply(memory: Memory) -> bool:
+        """Whether a stop leaves what is done: the way back under a freeze, the stack that always works under both."""
+        back = memory.trial is not None and memory.trial.kind is TrialKind.BACK
+        match _level(memory):
+            case None:
+                return True
+            case Level.FREEZE:
+                return back or (memory.trial is None and memory.safe is not None)
+            case Level.SAFE:
+                return memory.trial is None and memory.safe is not None
+            case Level.HALT:
+                return False
 
     # --- from time to time --------------------------------------------------------------------------------------
 
@@ -160,6 +236,7 @@ class Witness:
         self._look_at_rest()
         self._look_at_strain()
         self._look_at_files()
+        self._look_at_stop()
 
     def look_at_disk(self) -> None:
         """``current`` leads to a release that is all there."""
@@ -197,6 +274,7 @@ class Witness:
     def _look_at_rest(self) -> None:
         memory = self._machine.memory()
         able = self._machine.is_able and memory.trial is None and memory.held is None and not self._machine.strains
+        able = able and _level(memory) is None
         if not able or self.unrest() is None:
             self._unrest_since_s = None
             return
@@ -229,12 +307,53 @@ class Witness:
         if not release.exists() or not differences(release, machine.folder / "content"):
             machine.edited = None
             self._tell(f"release {short(edited)} is as it was published again")
-        elif machine.memory().held is not None or not machine.is_able or machine.current() != edited:
+        elif (
+            machine.memory().held is not None
+            or _level(machine.memory()) is not None
+            or not machine.is_able
+            or machine.current() != edited
+        ):
             machine.troubled_s = self._now_s
         elif self._now_s > machine.troubled_s + UNREST_S:
             self._breach(f"for {self._now_s - machine.troubled_s:.0f} s release {short(edited)} is not as published")
 
     # --- comparing ----------------------------------------------------------------------------------------------
+
+    def _check_stop(self, before: Memory, after: Memory) -> None:
+        """Only what operators gave is obeyed, newer over older, and by its own measure of strength."""
+        old, new = before.stop, after.stop
+        if new is None or new == old:
+            if new is None and old is not None:
+                self._breach("what is stopped is forgotten")
+            return
+        if old is not None and new.number < old.number:
+            self._breach(f"order {new.number} is obeyed after {old.number}")
+        if new.number and self._stops.given.get(new.number) != new.ordered:
+            self._breach(f"order {new.number} is obeyed, and nobody gave it")
+        if new.commit is not None and self._history.commits[new.commit].content.stop is None:
+            self._breach(f"{self._history.name(new.commit)} stops it, and has no STOP")
+        wanted = strongest((*new.ordered, *new.in_git), self._whom(after))
+        if new.obeyed != (old.obeyed if old is not None else None) and (wanted is None) != (new.obeyed is None):
+            self._breach(f"it obeys {_level(after)}, and {wanted} is in force")
+
+    def _whom(self, memory: Memory) -> Whom:
+        return Whom(device=self._machine.id, role=memory.role, tags=memory.tags)
+
+    def _look_at_stop(self) -> None:
+        """An order reaches whoever can hear, and is done; what is halted does not run."""
+        machine, stop = self._machine, self._machine.memory().stop
+        broker = self._stops.broker
+        since_s = max(self._stops.given_s, machine.troubled_s, broker.since_s)
+        hears = machine.is_able and machine.network.is_up and broker.up and machine.is_on
+        if not hears or self._now_s < since_s + HEARD_S or not self._stops.number:
+            return
+        if stop is None or stop.number != self._stops.number:
+            self._breach(f"order {self._stops.number} is not obeyed {self._now_s - since_s:.0f} s after it was given")
+        elif stop.obeyed is not None and not stop.done and self._machine.memory().trial is None:
+            self._breach(f"{_level(machine.memory())} is not done {self._now_s - since_s:.0f} s after it was given")
+        running = [life.service for life in machine.engine.lives() if life.state.value != "exited"]
+        if _level(machine.memory()) is Level.HALT and running:
+            self._breach(f"{', '.join(sorted(running))} runs, and it is halted")
 
     def _check_accepted(self, before: Memory, after: Memory) -> None:
         if before.accepted is None or after.accepted == before.accepted:
@@ -262,7 +381,8 @@ class Witness:
             self._bad.add(refused.release)
         ill = self._history.commits[refused.commit].content.ill_for(self._machine.role)
         staged_s, troubles = self._staged_s
-        if ill == "pull-stalls" and troubles == self._machine.troubles and self._now_s > staged_s + NOT_PULLED_S:
+        waited = ill == "pull-stalls" and refused.release is not None  # without a release nothing was pulled
+        if waited and troubles == self._machine.troubles and self._now_s > staged_s + NOT_PULLED_S:
             self._breach(f"an image that does not come was waited for {self._now_s - staged_s:.0f} s")
         if ill or refused.reason in _ITS_OWN_FAULT:
             return
@@ -279,11 +399,13 @@ class Witness:
         release, trial = after.confirmed.release, before.trial
         if before.confirmed is not None and before.confirmed.release == release:
             return
+        if trial is None and _was_aborted(before, after):
+            return
         if trial is None:
             self._breach(f"{_shown(after.confirmed)} is confirmed without a trial")
         elif trial.kind is TrialKind.FORWARD:
             self._check_proven(trial, after.confirmed)
-        elif release not in {deployed.release for deployed in before.earlier}:
+        elif trial.kind is TrialKind.BACK and release not in {deployed.release for deployed in before.earlier}:
             self._breach(f"{_shown(after.confirmed)} was gone back to and was never confirmed")
 
     def _check_proven(self, trial: Trial, confirmed: Deployed) -> None:
@@ -301,7 +423,7 @@ class Witness:
         goes_on = new is not None and new.kind is TrialKind.FORWARD
         if old is not None and not goes_on and old.kind is TrialKind.FORWARD:
             confirmed = after.confirmed is not None and after.confirmed.release == old.release
-            ordered = after.safe is not None and after.safe.reason == "ordered"
+            ordered = (after.safe is not None and after.safe.reason == "ordered") or _level(after) is not None
             if not confirmed and not ordered and after.refusal_of(old.commit) is None:
                 self._breach(f"the trial of {self._history.name(old.commit)} ended without a verdict")
         if new is None:
@@ -323,8 +445,12 @@ class Witness:
         self._trial_begun_s, self._trial_troubles = self._now_s, self._machine.troubles
         if self._machine.memory().held is not None:
             self._breach(f"{name} is put on trial, and nothing is to change")
+        if _level(self._machine.memory()) is not None:
+            self._breach(f"{name} is put on trial, and it is stopped")
         if self._machine.strains and self._now_s > self._machine.troubled_s + FELT_S:
             self._breach(f"{name} is put on trial on a machine that is strained by {_listed(self._machine.strains)}")
+        self._check_open(new)
+        self._check_consent(new)
         if old is not None:
             self._breach(f"{name} is put on trial while {self._history.name(old.commit)} is")
         if new.commit in self._refused:
@@ -333,6 +459,58 @@ class Witness:
             self._breach(f"{name} is put on trial; its release failed one before")
         if not (self._machine.folder / "releases" / new.release / MANIFEST).is_file():
             self._breach(f"{name} is put on trial, and its release is not complete")
+
+    def _check_consent(self, trial: Trial) -> None:
+        """Who holds a lock is not restarted before its patience ends; a first release and a way out do not ask."""
+        memory, since_s = self._machine.memory(), self._machine.locked_since_s
+        if since_s is None or memory.confirmed is None or memory.safe is not None:
+            return
+        release = self._release(trial.release)
+        wanted = {plan.name: plan.inputs for plan in release.services} if release is not None else {}
+        asks = any(
+            life.service == LOCKS and life.state.value == "running" and life.inputs != wanted.get(LOCKS)
+            for life in self._machine.engine.lives()
+        )
+        held_s = self._now_s - since_s
+        if asks and LOCK_SEEN_S < held_s < LOCK_PATIENCE_S:
+            name = self._history.name(trial.commit)
+            self._breach(f"{name} is put on trial, and {LOCKS} holds its lock for {held_s:.0f} s")
+
+    def hears_gate(self, signed: Signed) -> None:
+        """Something was just said to the agent as a gate; only what the hub says now is a sign of its life."""
+        if self._rollouts is not None and self._rollouts.is_said_now(signed):
+            self._gate_said_s = self._now_s
+
+    def _check_gate(self, before: Memory, after: Memory) -> None:
+        """What is remembered of gates was said by the hub, and is never older than before."""
+        gate, rollouts = after.gate, self._rollouts
+        if gate is None or gate == before.gate or rollouts is None:
+            return
+        said = rollouts.said.get(gate.number)
+        if said is None or msgspec.structs.replace(gate, issued_at=said.issued_at) != said:
+            self._breach(f"gate {gate.number} is believed, and the hub never said it")
+        if gate.number < self._gate:
+            self._breach(f"gate {gate.number} is believed after gate {self._gate}")
+        self._gate = max(self._gate, gate.number)
+
+    def _check_open(self, trial: Trial) -> None:
+        """A commit is begun in its stage, as the last gate has it that was heard; or by time."""
+        rollouts = self._rollouts
+        if rollouts is None:
+            return
+        gate, name = rollouts.said.get(self._gate), self._history.name(trial.commit)
+        ours = gate is not None and gate.commit == trial.commit
+        if gate is not None and ours and gate.state in {"paused", "halted", "aborted"}:
+            self._breach(f"{name} is begun, and its rollout is {gate.state} (gate {gate.number} was heard)")
+            return
+        stage = rollouts.stage_of(trial.commit, self._machine.id)
+        if gate is not None and ours and (gate.state == "done" or (stage is not None and stage <= gate.stage)):
+            return
+        unheard = self._machine.troubled_s > self._gate_said_s  # it may have been killed before it understood
+        if rollouts.go_on_after_s is None:
+            self._breach(f"{name} is begun outside of an open stage")
+        elif not unheard and self._now_s < self._gate_said_s + rollouts.go_on_after_s - SILENCE_S:
+            self._breach(f"{name} is begun outside of an open stage, and the hub was heard not long ago")
 
     def _note_taken_back(self, back: Trial) -> None:
         if back.release != self._back:
@@ -366,6 +544,20 @@ class Witness:
 
     def _breach(self, what: str) -> None:
         self._machine.breach(what)
+
+
+def _level(memory: Memory) -> Level | None:
+    obeyed = memory.stop.obeyed if memory.stop is not None else None
+    return obeyed.stop.level if obeyed is not None else None
+
+
+def _was_aborted(before: Memory, after: Memory) -> bool:
+    """Whether the way back was begun from a release that runs well, because its rollout was aborted."""
+    left, back = before.confirmed, after.trial
+    refusal = None if left is None else after.refusal_of(left.commit)
+    if refusal is None or refusal.reason != ABORTED or back is None or back.kind is not TrialKind.BACK:
+        return False
+    return back.release in {deployed.release for deployed in before.earlier}
 
 
 def _listed(names: frozenset[str]) -> str:

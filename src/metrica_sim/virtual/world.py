@@ -9,17 +9,19 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Final
 
+from metrica_agent.tasks.files import CHECK_S
 from metrica_agent.tasks.parts import Pace
 from metrica_fleet.errors import Unusable
 from metrica_fleet.identity import DeviceId, FleetId
 from metrica_sim.virtual.bus import SimulatedBroker
+from metrica_sim.virtual.commands import Commands
 from metrica_sim.virtual.faults import HOUR_S, Episode, Planned, episodes
 from metrica_sim.virtual.git import Remote
 from metrica_sim.virtual.history import FLEET, ROLES, History
@@ -28,10 +30,13 @@ from metrica_sim.virtual.loop import BEGIN_S, VirtualLoop
 from metrica_sim.virtual.machine import Around, Machine
 from metrica_sim.virtual.mischief import Mischief
 from metrica_sim.virtual.operators import Operators
+from metrica_sim.virtual.rollouts import Rollouts
 from metrica_sim.virtual.settling import Settling
+from metrica_sim.virtual.stops import Stops
 from metrica_sim.virtual.story import STORY, Story
 
 LOOK_S: Final = 600.0
+ABOUT_ROLLOUTS: Final = frozenset({"rollout-word", "gate-forged"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,14 +91,14 @@ def simulated(plan: Plan) -> Outcome:
     chance = Random(f"{plan.seed} latency")
     with (
         _folder(plan.seed) as root,
-        _uncollected(),
+        uncollected(),
         asyncio.Runner(loop_factory=lambda: VirtualLoop(lambda: _latency_s(chance))) as runner,
     ):
         return runner.run(_run(plan, root))
 
 
 @contextmanager
-def _uncollected() -> Generator[None]:
+def uncollected() -> Generator[None]:
     """Keep the collector of cycles from running meanwhile: a fifth of the time, and when it runs nobody can say."""
     gc.disable()
     try:
@@ -135,10 +140,20 @@ class _World:
         chance = Random(f"{plan.seed} chance")
         names = [DeviceId(f"pi-{number:02d}") for number in range(1, plan.devices + 1)]
         roles = {name: ROLES[place % len(ROLES)] for place, name in enumerate(names)}
-        history = History({str(name): role for name, role in roles.items()})
+        policy = _policy(Random(f"{plan.seed} rollout"), names, asked_for=bool(ABOUT_ROLLOUTS & set(plan.kinds)))
+        history = History({str(name): role for name, role in roles.items()}, policy.text)
         remotes = [Remote(f"https://git-{number}.invalid/fleet") for number in range(1, 1 + chance.randint(1, 3))]
         broker = SimulatedBroker(FleetId(FLEET), chance.random)
+        self._operators = Operators(history, remotes, story)
+        rollouts = self._operators.rollouts = _rollouts(policy, broker, self._operators, story)
+        stops = Stops(FleetId(FLEET), broker, story, asyncio.get_running_loop().time)
+        broker.on_start = stops.say_again
+        commands = Commands(FleetId(FLEET), broker, story, asyncio.get_running_loop().time, lambda: self._hub.is_up)
+        self._commands = commands
+        broker.on_answer = commands.answered
         around = Around(
+            stops=stops,
+            commands=commands,
             fleet=FleetId(FLEET),
             history=history,
             remotes=remotes,
@@ -150,15 +165,21 @@ class _World:
                 heartbeat_s=chance.choice((60.0, *[1800.0] * 7)),
                 sample_s=chance.choice((2.0, 5.0, 5.0)),
                 look_s=chance.choice((15.0, *[120.0] * 7)),
+                check_s=chance.choice((CHECK_S, *[1200.0] * 7)),
             ),
             outbox_bytes=chance.choice((48 * 1024, 1024 * 1024, 24 * 1024 * 1024)),
+            rollouts=rollouts,
         )
         self._chance = chance
         self._machines = [Machine(name, role, around, Random(f"{plan.seed} {name}")) for name, role in roles.items()]
         self._hub = SimulatedHub(around.fleet, broker, Database(chance.random), chance.random)
-        self._operators = Operators(history, remotes, story)
-        self._mischief = Mischief(self._machines, remotes, self._hub, self._operators, story)
-        self._settling = Settling(self._machines, self._hub, self._operators, self._mischief, story)
+        if rollouts is not None:
+            self._hub.database.on_event = rollouts.stored
+            self._hub.also = lambda: rollouts.lead(lambda: self._hub.database.up)
+        self._mischief = Mischief(
+            self._machines, remotes, self._hub, self._operators, story, stops=stops, commands=commands
+        )
+        self._settling = Settling(self._machines, self._hub, self._operators, self._mischief, story, commands=commands)
         self._loop = asyncio.get_running_loop()
         self._happened: set[int] = set()
 
@@ -166,6 +187,7 @@ class _World:
         """Let everything run, and happen."""
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(self._hub.run(), name="hub")]
+            running.append(group.create_task(self._commands.send_again(), name="commands"))
             for machine in self._machines:
                 running.append(group.create_task(machine.run(), name=machine.id))
                 running.append(group.create_task(self._look(machine), name=f"{machine.id} witness"))
@@ -221,6 +243,53 @@ class _World:
             processor_s=processor_s,
             numbers=frozenset(self._happened),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Policy:
+    """How commits go through the fleet, as fleet.toml says it; empty: each device takes them at once."""
+
+    text: str = ""
+    go_on_after_s: float | None = None
+
+
+def _rollouts(policy: _Policy, broker: SimulatedBroker, operators: Operators, story: Story) -> Rollouts | None:
+    if not policy.text:
+        return None
+    return Rollouts(
+        fleet=FleetId(FLEET),
+        broker=broker,
+        head=lambda: operators.newest,
+        story=story,
+        named=operators.history.name,
+        go_on_after_s=policy.go_on_after_s,
+    )
+
+
+def _policy(chance: Random, names: Sequence[DeviceId], *, asked_for: bool) -> _Policy:
+    """Draw a policy for every second world, and for each that is to be about rollouts."""
+    if chance.random() < 0.5 and not asked_for:  # noqa: PLR2004 half of them
+        return _Policy()
+    go_on = chance.random() < 0.5  # noqa: PLR2004 likewise
+    silent_s = chance.choice((900.0, 3600.0))
+    stages = [
+        f'name = "half"\nshare = 0.5\nsoak_s = {chance.choice((0, 60))}',
+        'name = "all"\nshare = 1.0\nsoak_s = 60',
+    ]
+    if chance.random() < 0.7:  # noqa: PLR2004 most have canaries
+        pause = str(chance.random() < 0.3).lower()  # noqa: PLR2004 some of them wait for a person
+        stages.insert(0, f'name = "canary"\ndevices = ["{chance.choice(names)}"]\nsoak_s = 30\npause = {pause}')
+    lines = (
+        "[rollout]",
+        f"failure_share = {chance.choice((0.0, 0.05, 0.5))}",
+        "deadline_s = 600",
+        f"waiting_s = {chance.choice((600, 1800))}",
+        f"prefetch_s = {chance.choice((0, 60))}",
+        f"hub_silent_s = {silent_s:g}",
+        f'hub_silent = "{"go-on" if go_on else "hold"}"',
+        *(f"[[rollout.stages]]\n{stage}" for stage in stages),
+    )
+    return _Policy("\n".join(lines) + "\n", silent_s if go_on else None)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import tarfile
@@ -265,6 +266,38 @@ async def test_a_cancelled_up_leaves_no_process(engine: RealEngine, deployer: De
     assert not compose_processes(engine.project)
 
 
+@pytest.mark.parametrize(("ours", "tries"), [(True, 2), (False, 1)])
+async def test_a_name_that_the_engine_is_about_to_let_go_is_waited_for_and_anothers_is_not(
+    engine: RealEngine, deployer: Deployer, tmp_path: Path, *, ours: bool, tries: int
+) -> None:
+    project = engine.project if ours else f"{engine.project}-other"
+    label = ("--label", f"com.docker.compose.project={project}")
+    held = engine.docker("create", *label, "--name", f"{engine.project}-a-1", IMAGE, "true")
+    log, shim, real = tmp_path / "tries", tmp_path / "bin" / "docker", shutil.which("docker")
+    let_go = f"DOCKER_HOST={os.environ.get('DOCKER_HOST', '')} {real} rm {held} >/dev/null" if ours else "true"
+    shim.parent.mkdir()
+    shim.write_text(
+        "#!/bin/sh\n"
+        f'{real} "$@"; code=$?\n'
+        f'case " $* " in *" up "*) echo "$code" >> {log}; [ "$code" = 0 ] || {let_go};; esac\n'
+        "exit $code\n"
+    )
+    shim.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{shim.parent}:{os.environ['PATH']}"}
+    release = await deployer.stage({"compose.yaml": compose_yaml({"a": {}})})
+    behind = Engine(engine.project, environment=environment)
+    folder = deployer.releases.folder(release.digest)
+    if ours:
+        await behind.up(folder, 60.0)
+        assert {one.state for one in await behind.containers()} == {"running"}
+    else:
+        with pytest.raises(ApplyFailed) as failure:
+            await behind.up(folder, 60.0)
+        engine.docker("rm", held)
+        assert failure.value.reason == "name-in-use"
+    assert log.read_text().split() == ["1", "0"][:tries]
+
+
 def compose_processes(project: str) -> list[str]:
     found = subprocess.run(["ps", "-ewwo", "stat,args"], capture_output=True, text=True, check=True).stdout
     return [line for line in found.splitlines() if f"--project-name {project}" in line and line[0] != "Z"]
@@ -440,6 +473,24 @@ async def test_only_what_is_to_rest_is_stopped_and_up_leaves_it_so(engine: RealE
     resumed = by_service(await deployer.engine.containers())
     assert (resumed["lamp"].id, resumed["lamp"].state) == (before["lamp"].id, "running")
     assert resumed["web"].started_at == after["web"].started_at
+
+
+async def test_a_halt_stops_whatever_runs_of_the_project_and_kills_what_will_not_end(
+    engine: RealEngine, deployer: Deployer
+) -> None:
+    stubborn = {"command": ["sh", "-c", "trap : TERM; while :; do sleep 0.1; done"], "stop_grace_period": "300s"}
+    services = {"web": {"restart": "always"}, "lamp": {}, "stubborn": stubborn}
+    await deployer.deploy({"compose.yaml": compose_yaml(services)})
+    engine.docker("pause", engine.id("lamp"))
+    label = f"com.docker.compose.project={engine.project}"
+    engine.docker("run", "--detach", "--label", label, "--network", "none", IMAGE, "sleep", "1000")
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    await deployer.engine.halt(2.0)
+    assert loop.time() - began_s < 20
+    states = [one.state for one in await deployer.engine.containers()]
+    assert states == ["exited"] * 4
+    await deployer.engine.halt(2.0)
 
 
 async def test_a_registry_that_is_down_or_silent_is_waited_for(deployer: Deployer) -> None:

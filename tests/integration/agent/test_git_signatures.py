@@ -13,7 +13,8 @@ import pytest
 from tests.fixtures.git_servers import Repository, git, repository
 from tests.fixtures.signing import Person, allowed, made_by_hand, merged, signed
 
-from metrica_agent.adapters.git import GitMirror, signatures, trust
+from metrica_agent import signatures
+from metrica_agent.adapters.git import GitMirror, trust
 from metrica_agent.decisions.lineage import Relation
 from metrica_fleet.errors import NotNow, Unusable
 from metrica_fleet.identity import CommitId

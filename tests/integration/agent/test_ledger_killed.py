@@ -68,8 +68,7 @@ async def test_a_killed_ledger_is_whole(tmp_path: Path) -> None:
         for number, seq, stream in said:
             assert meant.setdefault((stream, seq), f"{number}") == f"{number}"
         for (stream, seq), text in meant.items():
-            assert stream == ledger.stream
-            assert events[seq].message == text
+            assert (events[seq].stream, events[seq].message) == (stream, text)
         await ledger.close()
 
 
@@ -83,7 +82,7 @@ async def test_an_agent_killed_again_and_again_tells_all_once_and_in_order(tmp_p
             await until(lambda: pi.ledger.stored() == pi.ledger.last_seq())
             remembered = int(pi.ledger.memory().accepted or "0", 16)
         assert hub.said() == [f"{number}" for number in range(1, remembered + 1)]
-        assert len(hub.watermarks) == 1
+        assert len(hub.watermarks) <= 9, "a stream for each start"
 
 
 async def test_a_silent_death_is_told_by_the_will_after_its_delay(tmp_path: Path, broker: Broker) -> None:

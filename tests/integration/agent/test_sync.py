@@ -289,7 +289,7 @@ async def test_a_fetch_that_is_too_slow_gets_longer_until_it_is_done(fleet: Repo
         device = Device(mirror, server.url(fleet))
         device.sync.fetch_s = 1.0
         async with device.running():
-            await device.until(lambda: device.memory.accepted == fleet.head(), within_s=30)
+            await device.until(lambda: device.memory.accepted == fleet.head(), within_s=90)
         assert [one.reason for one in device.kinds("git.unreachable")] == ["git-timeout"]
 
 

@@ -15,6 +15,7 @@ from tests.fixtures.engine import RealEngine, busybox, engine
 from tests.fixtures.git_servers import GitHttpServer, http_server, repository
 from tests.fixtures.hub import Hub
 from tests.fixtures.registry import registry
+from tests.fixtures.signing import Person
 from tests.integration.end_to_end.device import Device, HubView
 
 if TYPE_CHECKING:
@@ -46,9 +47,16 @@ def database(cluster: Cluster) -> Iterator[Database]:
 
 
 @pytest.fixture(scope="session")
-def hub(broker: Broker, database: Database, cluster: Cluster) -> Iterator[HubView]:
+def hub_key(tmp_path_factory: pytest.TempPathFactory) -> Person:
+    """The key by which the hub signs."""
+    return Person.made(tmp_path_factory.mktemp("hub"), "hub")
+
+
+@pytest.fixture(scope="session")
+def hub(broker: Broker, database: Database, cluster: Cluster, hub_key: Person) -> Iterator[HubView]:
     """One hub for all, ready."""
-    with Hub(database.url, broker.port, settings={"METRICA_HUB_FLEET": FLEET}) as running:
+    settings = {"METRICA_HUB_FLEET": FLEET, "METRICA_HUB_HUB_KEY_FILE": str(hub_key.key)}
+    with Hub(database.url, broker.port, settings=settings) as running:
         running.wait_until_ready()
         yield HubView(running, lambda sql: cluster.execute(sql, database.name))
 

@@ -72,7 +72,7 @@ class Device:
         """Commit and push; ``None``: a web server that serves "one"."""
         return self.fleet.commit(self.files() if files is None else files)
 
-    def deploy(self, files: Mapping[str, str | bytes | None] | None = None, *, within_s: float = 30.0) -> CommitId:
+    def deploy(self, files: Mapping[str, str | bytes | None] | None = None, *, within_s: float = 90.0) -> CommitId:
         """Push, start the agent if it does not run yet, and wait until the commit is confirmed."""
         commit = self.push(files)
         if not self.agent.runs:
@@ -92,25 +92,25 @@ class Device:
 
     # --- what the device says -------------------------------------------------------------------------------
 
-    def confirmed(self, commit: CommitId, *, after: int = 0, within_s: float = 30.0) -> Event:
+    def confirmed(self, commit: CommitId, *, after: int = 0, within_s: float = 90.0) -> Event:
         """Wait until ``commit`` is confirmed; fail at once when it is refused."""
         kinds = ("release.confirmed", "release.refused", "commit.refused")
         event = self.agent.wait_for(*kinds, commit=commit, after=after, within_s=within_s)
         assert event.kind == "release.confirmed", self.agent.story()
         return event
 
-    def refused(self, commit: CommitId, *, after: int = 0, within_s: float = 30.0) -> Event:
+    def refused(self, commit: CommitId, *, after: int = 0, within_s: float = 90.0) -> Event:
         """Wait until ``commit`` is refused; fail at once when it is confirmed."""
         kinds = ("release.confirmed", "release.refused", "commit.refused")
         event = self.agent.wait_for(*kinds, commit=commit, after=after, within_s=within_s)
         assert event.kind != "release.confirmed", self.agent.story()
         return event
 
-    def soaking(self, *, within_s: float = 30.0) -> None:
+    def soaking(self, *, within_s: float = 90.0) -> None:
         """Wait until a trial is in its soak."""
         until(lambda: "soaking" in self.agent.why(), within_s=within_s, what=lambda: f"a soak\n{self.agent.story()}")
 
-    def settled(self, *, within_s: float = 30.0) -> None:
+    def settled(self, *, within_s: float = 90.0) -> None:
         """Wait until no trial is under way."""
         until(
             lambda: self.agent.memory().trial is None,
@@ -139,7 +139,7 @@ class Device:
         """Return what the service serves now."""
         return self.engine.shell(service, "wget -q -O - http://127.0.0.1:8080/index.html")
 
-    def serves(self, page: str, service: str = "web", *, within_s: float = 10.0) -> None:
+    def serves(self, page: str, service: str = "web", *, within_s: float = 45.0) -> None:
         """Wait until the service serves ``page``: a server listens a moment after its process was started."""
 
         def look() -> bool:
@@ -170,7 +170,7 @@ class HubView:
             seen = self.device(name)
             return seen if seen and all(seen[key] == value for key, value in facts.items()) else None
 
-        return until(look, within_s=10, what=lambda: f"{facts} at the hub; it has {self.device(name)}") or {}
+        return until(look, within_s=45, what=lambda: f"{facts} at the hub; it has {self.device(name)}") or {}
 
     def device(self, name: str) -> dict[str, Any]:
         """Return ``GET /api/v1/devices/{name}``; empty while the hub never heard of it."""
@@ -182,7 +182,7 @@ class HubView:
         answer = self.hub.get(f"/api/v1/devices/{name}/events?limit=200")
         return list(reversed(answer.json["items"])) if answer.status == 200 else []
 
-    def event(self, name: str, kind: str, commit: str | None, *, within_s: float = 15.0) -> dict[str, Any]:
+    def event(self, name: str, kind: str, commit: str | None, *, within_s: float = 45.0) -> dict[str, Any]:
         """Wait until the hub has the event of this kind and commit; return it."""
 
         def look() -> list[dict[str, Any]]:

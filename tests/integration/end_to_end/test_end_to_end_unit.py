@@ -61,7 +61,7 @@ def test_nothing_gives_up_starting_the_agent() -> None:
 def test_the_hardware_watchdog_is_asked_for_no_more_than_it_can_count() -> None:
     (seconds,) = lines("RuntimeWatchdogSec", WATCHDOG)
     assert 5 <= int(seconds.removesuffix("s")) < 15  # bcm2835_wdt counts to 15 s
-    assert WATCHDOG.name in (HOUSE / "README.md").read_text()
+    assert WATCHDOG.name in (HOUSE / "docs/how-to/by-hand.md").read_text()
 
 
 # --- and the agent can work under it ----------------------------------------------------------------------------

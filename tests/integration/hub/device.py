@@ -117,6 +117,7 @@ class Device:
             HOST,
             port,
             identifier=f"metrica-{FLEET}-{name}",
+            username=name,
             protocol=aiomqtt.ProtocolVersion.V5,
             clean_start=False,
             properties=properties,

@@ -9,7 +9,7 @@ import threading
 import time
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import mqtt5
 import pytest
@@ -24,7 +24,7 @@ from metrica_hub.adapters.bus import Bus, session
 from metrica_hub.adapters.store.migrate import migrate
 from metrica_hub.adapters.store.pool import close_pool, open_pool
 from metrica_hub.adapters.store.writer import Writer
-from metrica_hub.decisions.flow import Marks
+from metrica_hub.decisions.flow import Marks, Pace
 from metrica_hub.decisions.plan import NewPresence, Writes
 from metrica_hub.decisions.presence import Word, prevails
 
@@ -87,7 +87,7 @@ class Wire:
 
 @asynccontextmanager
 async def playing(
-    marks: Marks | None = None, count: list[int] | None = None
+    marks: Marks | None = None, count: list[int] | None = None, pace: Pace | None = None, **more: Any
 ) -> AsyncGenerator[tuple[Bus, asyncio.Queue[Wire]]]:
     """A bus, and the connections that it makes to us."""
     wires: asyncio.Queue[Wire] = asyncio.Queue(10)
@@ -101,10 +101,11 @@ async def playing(
     port = server.sockets[0].getsockname()[1]
     connected = count if count is not None else []
     bus = Bus(
-        Address(HOST, port, "metrica-test-hub", ("metrica/v1/test/devices/+/records",)),
+        Address(HOST, port, "metrica-test-hub", ("metrica/v1/test/devices/+/records",), **more),
         chance=lambda: 0.0,
         on_connected=lambda: connected.append(1),
         marks=marks,
+        pace=pace,
     )
     bus.let_connect()
     async with server, asyncio.TaskGroup() as group:
@@ -120,6 +121,10 @@ async def playing(
                     await writer.wait_closed()
 
 
+def record(packet_id: int) -> bytes:
+    return mqtt5.PublishPacket("a/records", b"x", qos=QOS1, packet_id=packet_id).write()
+
+
 def message(packet_id: int, payload: bytes = b"x", *, again: bool = False) -> bytes:
     return mqtt5.PublishPacket("t", payload, qos=QOS1, packet_id=packet_id, duplicate=again).write()
 
@@ -131,7 +136,120 @@ async def test_the_greeting_asks_for_a_session_that_outlives_the_hub() -> None:
         assert not greeting.clean_start
         assert greeting.session_expiry_interval == 7 * 24 * 3600
         assert greeting.keep_alive == 30
-        assert greeting.receive_max == 2000
+        assert greeting.receive_max == Marks().messages
+
+
+async def test_records_that_come_often_but_singly_are_read_together() -> None:
+    async with playing(pace=Pace(shortest_s=0.5, longest_s=10)) as (bus, wires):
+        wire = await wires.get()
+        await wire.welcome()
+        for number in (1, 2):  # the first after a quiet time, the second soon after it
+            wire.send(record(number))
+            assert [delivery.packet_id for delivery in await bus.take(10)] == [number]
+        for number in (3, 4, 5):
+            wire.send(record(number))
+            await asyncio.sleep(0.01)
+        assert [delivery.packet_id for delivery in await bus.take(10)] == [3, 4, 5]
+
+
+async def test_no_long_rest_is_taken_while_something_is_to_be_said() -> None:
+    def beat(number: int) -> bytes:
+        return mqtt5.PublishPacket(f"{number}/records", b'{"type":"heartbeat"}', qos=QOS1, packet_id=number).write()
+
+    async with playing(pace=Pace(idle_s=60)) as (bus, wires):
+        wire = await wires.get()
+        await wire.welcome(receive_max=1)
+        for topic in "abc":
+            bus.say(topic, b"1")
+        for number in (1, 2):  # the first after a quiet time, the second soon after it; nobody waits for either
+            wire.send(beat(number))
+            assert [delivery.packet_id for delivery in await bus.take(10)] == [number]
+        for topic in "abc":
+            said = await wire.expect(mqtt5.PublishPacket)
+            assert said.topic == topic
+            wire.send(mqtt5.PubAckPacket(said.packet_id or 0).write())
+
+
+async def test_a_rest_between_two_reads_is_no_brake() -> None:
+    def beat(number: int) -> bytes:
+        return mqtt5.PublishPacket(f"{number}/records", b'{"type":"heartbeat"}', qos=QOS1, packet_id=number).write()
+
+    async with playing(marks=Marks(messages=3), pace=Pace(idle_s=60)) as (bus, wires):
+        wire = await wires.get()
+        await wire.welcome()
+        for number in (1, 2):  # from the second on it rests
+            wire.send(beat(number))
+            assert [delivery.packet_id for delivery in await bus.take(10)] == [number]
+        assert not bus.braked
+    async with playing(marks=Marks(messages=3)) as (bus, wires):
+        wire = await wires.get()
+        await wire.welcome()
+        wire.send(beat(1), beat(2), beat(3))
+        await bus.take(10)
+        assert bus.braked
+
+
+async def test_a_session_that_does_not_outlive_the_connection_is_asked_for_as_such() -> None:
+    async with playing(lasting=False, keep_alive_s=10) as (_, wires):
+        greeting = await (await wires.get()).welcome()
+        assert greeting.clean_start
+        assert greeting.session_expiry_interval == 0
+        assert greeting.keep_alive == 10
+
+
+async def test_what_an_earlier_session_subscribed_to_and_is_not_wanted_any_more_is_given_up() -> None:
+    async with playing(forsaken=("metrica/v1/test/devices/+/status",)) as (bus, wires):
+        wire = await wires.get()
+        await wire.read()
+        wire.send(mqtt5.ConnAckPacket().write())
+        gone = await wire.expect(mqtt5.UnsubscribePacket)
+        assert list(gone.patterns) == ["metrica/v1/test/devices/+/status"]
+        wanted = await wire.expect(mqtt5.SubscribePacket)
+        wire.send(
+            mqtt5.UnsubAckPacket(gone.packet_id, [mqtt5.UnsubAckReasonCode.NO_SUBSCRIPTION_EXISTED]).write(),
+            mqtt5.SubAckPacket(wanted.packet_id, [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE]).write(),
+            message(1),
+        )
+        assert len(await bus.take(10)) == 1
+
+
+async def a_broker_that_holds_one_back(wire: Wire, happened: list[str]) -> None:
+    while True:
+        match await wire.read():
+            case mqtt5.PubAckPacket(packet_id=packet_id):
+                happened.append(f"{packet_id} acknowledged")
+                if packet_id == 1:  # there is room now
+                    wire.send(message(2))
+            case mqtt5.PublishPacket(topic=topic, packet_id=packet_id):
+                happened.append(f"{topic} said")
+                wire.send(mqtt5.PubAckPacket(packet_id or 0).write())
+            case mqtt5.PingReqPacket():
+                wire.send(mqtt5.PingRespPacket().write())
+            case other:
+                happened.append(type(other).__name__)
+
+
+async def all_acknowledged(bus: Bus) -> None:
+    while True:
+        bus.acknowledge(await bus.take(10))
+
+
+async def test_who_withdraws_takes_what_was_held_back_for_it_and_says_what_it_has_to_say() -> None:
+    happened: list[str] = []
+    async with playing() as (bus, wires), asyncio.TaskGroup() as group:
+        wire = await wires.get()
+        await wire.welcome(receive_max=1)
+        wire.send(message(1))
+        await until(lambda: bus.unacknowledged == 1)
+        for topic in "ab":
+            bus.say(topic, b"1")
+        broker = group.create_task(a_broker_that_holds_one_back(wire, happened))
+        consumer = group.create_task(all_acknowledged(bus))
+        await asyncio.wait_for(bus.withdraw(), 10)
+        for task in (broker, consumer):
+            task.cancel()
+    assert sorted(happened) == ["1 acknowledged", "2 acknowledged", "UnsubscribePacket", "a said", "b said"]
+    assert bus.unsaid() == set()
 
 
 async def test_nothing_is_acknowledged_before_it_is_asked_for_and_then_in_order() -> None:
@@ -208,6 +326,7 @@ async def test_short_lived_connections_are_failures_and_the_third_asks_for_anoth
 
     with pytest.MonkeyPatch.context() as patch, structlog.testing.capture_logs() as logs:
         patch.setattr(session, "full_jitter", waited)
+        patch.setattr(session, "_log", structlog.get_logger())  # one that no test before has bound to its own output
         async with playing() as (_, wires):
             for _ in range(4):
                 wire = await asyncio.wait_for(wires.get(), 10)
@@ -224,7 +343,7 @@ def test_a_resolver_that_is_silent_does_not_keep_the_hub_from_ending(monkeypatch
 
     def silent(*_: object, **__: object) -> None:
         asked.set()
-        over.wait(5)
+        over.wait(60)
         raise socket.gaierror("no answer")
 
     async def begin_and_end() -> None:
@@ -241,7 +360,7 @@ def test_a_resolver_that_is_silent_does_not_keep_the_hub_from_ending(monkeypatch
         runner.run(begin_and_end())
     took_s = time.monotonic() - began
     over.set()
-    assert took_s < 2
+    assert took_s < 30
 
 
 async def test_a_packet_may_come_byte_by_byte() -> None:

@@ -200,3 +200,17 @@ async def test_backlog_of_an_earlier_boot_does_not_replace_the_vitals_of_now(sha
         assert shared.sql("SELECT uptime_s, temperature_celsius FROM devices") == "5|50"
         await device.tell(heartbeat(stream, 2, uptime_s=6.0))
         await until(lambda: shared.sql("SELECT uptime_s, temperature_celsius FROM devices") == "6|48.5")
+
+
+@pytest.mark.usefixtures("hub")
+async def test_an_answer_names_the_streams_of_a_device_that_were_stored_last(broker: Broker) -> None:
+    """What is retained is for whoever comes next under the name, and no answer takes another one back."""
+    streams = [new_stream() for _ in range(6)]
+    async with Device("pi-01", broker.port) as device:
+        answers = device.stored()
+        for number, stream in enumerate(streams):
+            await device.tell(event(stream, 1))
+            async for answer in answers:
+                if stream in answer.streams:
+                    assert list(answer.streams) == streams[max(0, number - 3) : number + 1]
+                    break

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import socketserver
 import threading
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -167,10 +166,8 @@ async def test_a_silent_server_is_asked_again_and_holds_three_threads_at_most() 
         for _ in range(3):
             with pytest.raises(NotNow, match="did not answer in time"):
                 await mirror.head()
-        began = time.monotonic()
         with pytest.raises(NotNow, match="left the last 3 questions open"):
             await mirror.head()
-        assert time.monotonic() - began < 0.1
     await until(lambda: not any(thread.name == "mirror" for thread in threading.enumerate()))
     with pytest.raises(NotNow, match="can't be asked"):
         await mirror.head()

@@ -139,7 +139,8 @@ def test_the_page_holds_every_device_and_runs_nothing_but_its_own_file(fleet: Hu
     assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self'")
     for name in DEVICES:
         assert f'id="device-{name}"' in answer.text
-    assert re.findall(r"<script[^>]*>", answer.text) == ['<script src="/static/fleet.js" defer>']
+    scripts = re.findall(r"<script([^>]*)>", answer.text)
+    assert scripts == [f' src="/static/{file}' for file in ('theme.js"', 'live.js" defer', 'fleet.js" defer')]
     assert " style=" not in answer.text
     for file in re.findall(r'(?:src|href)="(/static/[^"]+)"', answer.text):
         assert fleet.get(file).status == 200

@@ -19,9 +19,12 @@ from tests.integration.hub.waiting import until
 
 from metrica_hub import settings
 from metrica_hub.adapters.store.migrate import Step, migrate, own_steps
+from metrica_hub.adapters.store.pool import COMMIT_LOCK, close_pool, open_pool, transaction
+from metrica_hub.decisions.flow import Marks
 from metrica_hub.errors import Misconfigured, StoreAway
 from metrica_hub.main import serve
 from metrica_hub.settings import Settings
+from metrica_hub.tasks.consume import BATCH
 from metrica_hub.tasks.watch import Watcher
 
 if TYPE_CHECKING:
@@ -171,6 +174,11 @@ async def test_a_step_that_fails_leaves_nothing_behind_and_one_outside_a_transac
     assert await migrate(database.url, [whole, index]) == (whole, index)
 
 
+UNACKNOWLEDGED = "metrica_hub_unacknowledged_messages"
+ONE_READ = 2000
+"""Messages, of the size that these have."""
+
+
 def sample(hub: Hub, name: str) -> float:
     found = re.search(rf"^{re.escape(name)} ([0-9.e+]+)$", hub.get("/metrics").text, re.MULTILINE)
     assert found
@@ -195,17 +203,55 @@ async def test_a_database_that_stalls_slows_the_broker_and_not_the_hubs_memory(
             for first in range(2, count + 1, 500):
                 last = min(first + 500, count + 1)
                 await asyncio.gather(*(device.tell(heartbeat(stream, seq)) for seq in range(first, last)))
-            await until(lambda: sample(hub, "metrica_hub_unacknowledged_messages") >= 2000, what="all that it takes")
-            held = sample(hub, "metrica_hub_unacknowledged_messages")
+            await until(lambda: sample(hub, UNACKNOWLEDGED) >= Marks().messages, what="all that it takes")
+            held = sample(hub, UNACKNOWLEDGED)
         finally:
             cluster.thaw()
-        assert held < 6000
+        assert held < Marks().messages + ONE_READ
         assert resident_mb(hub.pid) - before < 30
         await until(
             lambda: cluster.execute("SELECT count(*) FROM heartbeats", database.name) == str(count), within_s=60
         )
-        await until(lambda: sample(hub, "metrica_hub_unacknowledged_messages") == 0)
+        await until(lambda: sample(hub, UNACKNOWLEDGED) == 0)
     assert cluster.execute("SELECT stored_seq FROM streams", database.name) == str(count)
+
+
+@pytest.mark.timeout(300)
+async def test_a_database_that_is_slow_makes_the_hub_slower_and_not_larger(
+    hub: Hub, broker: Broker, cluster: Cluster, database: Database
+) -> None:
+    count, stream, held = 20_000, new_stream(), [0.0]
+    async with Device("pi-01", broker.port) as device, asyncio.TaskGroup() as group:
+        await device.tell(heartbeat(stream, 1))
+        await until(lambda: cluster.execute("SELECT count(*) FROM heartbeats", database.name) == "1")
+        before = resident_mb(hub.pid)
+        hindering = group.create_task(hinder(database.url))
+        for first in range(2, count + 1, 500):
+            last = min(first + 500, count + 1)
+            await asyncio.gather(*(device.tell(heartbeat(stream, seq)) for seq in range(first, last)))
+            held.append(sample(hub, UNACKNOWLEDGED))
+        largest = resident_mb(hub.pid)
+        await until(
+            lambda: cluster.execute("SELECT stored_seq FROM streams", database.name) == str(count), within_s=200
+        )
+        hindering.cancel()
+    assert max(held) > 1.5 * BATCH, "it was slow enough to matter"
+    assert max(held) < Marks().messages + ONE_READ
+    assert largest - before < 30
+    numbers = "SELECT count(*), count(DISTINCT seq), max(seq) FROM heartbeats"
+    assert cluster.execute(numbers, database.name) == f"{count}|{count}|{count}"
+    assert "metrica_hub_commit_failures_total 0.0" in hub.get("/metrics").text
+
+
+async def hinder(url: str) -> None:
+    """Hold the lock of every commit for a second, again and again."""
+    pool = await open_pool(url, name="hinders", size=1)
+    try:
+        while True:
+            async with transaction(pool, lock=COMMIT_LOCK) as connection:
+                await connection.execute("SELECT pg_sleep(1)")
+    finally:
+        await close_pool(pool, within_s=1)
 
 
 async def test_a_hub_whose_database_stalls_in_the_middle_of_a_commit_still_stops_within_five_seconds(
@@ -215,7 +261,7 @@ async def test_a_hub_whose_database_stalls_in_the_middle_of_a_commit_still_stops
         cluster.freeze()
         try:
             await device.tell(heartbeat(new_stream(), 1))
-            await until(lambda: sample(hub, "metrica_hub_unacknowledged_messages") == 1)
+            await until(lambda: sample(hub, UNACKNOWLEDGED) == 1)
             async with asyncio.timeout(5):
                 assert await asyncio.to_thread(hub.stop) == 0
         finally:

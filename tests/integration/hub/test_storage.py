@@ -1,4 +1,5 @@
 """What is stored, in a real Postgres: each record once, cut by time, dropped when old, summed up for long."""
+# ruff: noqa: S608 - the names in the statements are ours
 
 from __future__ import annotations
 
@@ -13,15 +14,17 @@ from typing import NamedTuple, cast
 import pytest
 from msgspec import structs
 from tests.fixtures.database import Cluster, Database
-from tests.unit.hub.values import PI, STREAM, event, heartbeat, said
+from tests.unit.hub.values import PI, STREAM, event, heartbeat, said, status
 
-from metrica_fleet.identity import DeviceId
+from metrica_fleet.identity import CommitId, DeviceId, ReleaseDigest, StreamId
 from metrica_fleet.records import Record, Vitals
 from metrica_hub.adapters.store.keeper import Keeper
 from metrica_hub.adapters.store.migrate import migrate, own_steps
 from metrica_hub.adapters.store.pool import RETAIN_LOCK, Pool, close_pool, open_pool
+from metrica_hub.adapters.store.rows import HEARTBEAT_COLUMNS
 from metrica_hub.adapters.store.writer import COPY_FROM, Writer
 from metrica_hub.decisions.coverage import MOST_SPANS
+from metrica_hub.decisions.intake import Arrival
 from metrica_hub.decisions.plan import Writes, plan, streams_of
 from metrica_hub.decisions.retention import Cut, Growing, partition_of
 from metrica_hub.errors import Unstorable
@@ -111,6 +114,59 @@ async def test_two_hubs_that_store_the_same_at_once_store_it_once(store: Store) 
         *(store.put(*records[first : first + 100], writer=writer) for first in range(0, 600, 100) for writer in writers)
     )
     assert await rows_by_number(store) == [(seq, 1) for seq in range(1, 601)]
+
+
+async def test_what_another_hub_stored_since_is_not_stored_again_by_one_that_remembers_less(store: Store) -> None:
+    first, second = Writer(store.pool), Writer(store.pool)
+    beats = [heartbeat(seq) for seq in range(1, 41)]
+    for writer, upto in ((first, 10), (first, 11), (second, 20), (first, 30), (second, 31), (first, 40)):
+        await store.put(*beats[:upto], writer=writer)
+    assert await rows_by_number(store) == [(seq, 1) for seq in range(1, 41)]
+    assert await store.ask("SELECT stored_seq, ahead::text FROM streams") == [(40, "{}")]
+
+
+async def test_a_batch_that_is_planned_on_a_memory_that_is_wrong_writes_nothing_of_it(store: Store) -> None:
+    for seq in (1, 2):
+        await store.put(heartbeat(seq))
+    await store.ask("TRUNCATE streams, heartbeats, devices")
+    await store.put(heartbeat(3))
+    assert await store.ask("SELECT stored_seq, ahead::text FROM streams") == [(0, "{[3,4)}")]
+    assert await rows_by_number(store) == [(3, 1)]
+
+
+async def test_what_goes_in_at_once_is_what_goes_in_step_by_step(store: Store) -> None:
+    beat = structs.replace(
+        heartbeat(1),
+        at=datetime(2026, 11, 29, 3, 40, 0, 123456, tzinfo=UTC),
+        commit=CommitId("ab" * 20),
+        release=ReleaseDigest("cd" * 32),
+        vitals=Vitals(
+            load_1m=0.1,
+            memory_total_bytes=2**53 - 1,
+            disk_path='/srv/"ü"',
+            temperature_celsius=-4.5,
+            throttled=False,
+            clock_synchronised=True,
+        ),
+    )
+    told = structs.replace(status(uptime_s=0.5), tags=("null", "b"), message="it's {1}", at=beat.at)
+    writer = Writer(store.pool)
+    for number, copies in enumerate((1, 1, COPY_FROM)):  # step by step the first time, at once, and by COPY
+        seqs = range(number * COPY_FROM + 1, number * COPY_FROM + copies + 1)
+        batch: list[Arrival] = [said(structs.replace(beat, seq=seq, prev=seq - 1)) for seq in seqs]
+        batch.append(said(told))
+        await writer.commit(streams_of(batch), partial(plan, batch))
+        await store.ask(f"CREATE TABLE seen_{number} AS SELECT * FROM devices")
+    heartbeats = ", ".join(f"h.{name}" for name in HEARTBEAT_COLUMNS if name not in {"seq", "received_at"})
+    assert len(await store.ask(f"SELECT DISTINCT {heartbeats} FROM heartbeats AS h")) == 1
+    assert await store.ask("SELECT count(*) FROM heartbeats") == [(2 + COPY_FROM,)]
+    devices = "to_jsonb(seen) - 'change'"
+    every = " UNION ALL ".join(f"SELECT {devices} AS device FROM seen_{number} AS seen" for number in range(3))
+    assert len(await store.ask(f"SELECT DISTINCT device FROM ({every}) AS every")) == 1
+    assert await store.ask("SELECT tags, message, disk_path, memory_total_bytes FROM devices") == [
+        (["null", "b"], "it's {1}", '/srv/"ü"', 2**53 - 1)
+    ]
+    assert await store.ask("SELECT encode(commit, 'hex'), at FROM heartbeats LIMIT 1") == [("ab" * 20, beat.at)]
 
 
 async def test_what_one_device_said_is_no_repetition_of_what_another_says(store: Store) -> None:
@@ -275,3 +331,12 @@ async def test_a_database_from_before_is_cut_and_no_record_is_lost_or_doubled(
         assert await store.ask(newest, before) == [(None,)]
         await store.put(event(9))
         assert await store.ask(newest, before) == [(True,)]
+
+
+async def test_streams_that_nobody_uses_are_forgotten_when_nothing_of_them_is_kept(store: Store) -> None:
+    await store.put(event(1))
+    await store.put(event(1, stream=StreamId("b" * 32)))
+    await store.ask("UPDATE streams SET updated_at = now() - interval '1826 days' WHERE stream = $1", STREAM)
+    assert await store.keeper.forget_streams(TABLES) == 1
+    assert await store.keeper.forget_streams(TABLES) == 0
+    assert [str(row[0]) for row in await store.ask("SELECT replace(stream::text, '-', '') FROM streams")] == ["b" * 32]

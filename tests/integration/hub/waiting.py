@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-async def until(fact: Callable[[], T], *, within_s: float = 20.0, what: str = "") -> T:
+async def until(fact: Callable[[], T], *, within_s: float = 45.0, what: str = "") -> T:
     """Return what ``fact`` returns as soon as it is true; asked in a thread, so that the loop goes on."""
     deadline = time.monotonic() + within_s
     while True:

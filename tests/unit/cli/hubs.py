@@ -12,7 +12,7 @@ from aiohttp import web
 
 from metrica_cli.main import main
 from metrica_fleet.records import Vitals
-from metrica_hub.decisions.fleet_state import DeviceState, EventRow, Refused
+from metrica_hub.decisions.fleet_state import ALL, DeviceState, EventRow, Refused, Selection, VitalsPoint, selects
 from metrica_hub.web.app import make_app, serving
 from metrica_hub.web.devices import Devices
 from metrica_hub.web.events import Events
@@ -32,6 +32,9 @@ def device(name: str, **changes: object) -> DeviceState:
         "connection": "online",
         "connection_reason": "connected",
         "connection_at": now,
+        "flapping_since": None,
+        "claimed_since": None,
+        "claimants": (),
         "role": "camera",
         "tags": ("north", "canary"),
         "mode": "steady",
@@ -49,6 +52,7 @@ def device(name: str, **changes: object) -> DeviceState:
         "status_at": now,
         "first_seen_at": now,
         "last_seen_at": now - timedelta(seconds=90),
+        "heartbeat_s": 60.0,
         "change": 1,
     }
     return DeviceState(**(state | changes))  # type: ignore[arg-type]
@@ -95,14 +99,16 @@ class Store:
     async def answers(self) -> None:
         """It always does."""
 
-    async def devices(self, *, after: str, limit: int) -> list[DeviceState]:
-        return sorted((one for one in self.states if one.device > after), key=lambda one: one.device)[:limit]
+    async def devices(self, *, after: str, limit: int, wanted: Selection = ALL) -> list[DeviceState]:
+        found = (one for one in self.states if one.device > after and selects(wanted, one))
+        return sorted(found, key=lambda one: one.device)[:limit]
 
     async def device(self, device: str) -> DeviceState | None:
         return next((one for one in self.states if one.device == device), None)
 
-    async def events(self, *, device: str | None, before: int, limit: int) -> list[EventRow]:
+    async def events(self, *, device: str | None, before: int, limit: int, kind: str | None = None) -> list[EventRow]:
         found = [one for one in self.rows if one.cursor < before and device in {None, one.device}]
+        found = [one for one in found if kind is None or one.kind.startswith(kind)]
         return sorted(found, key=lambda one: -one.cursor)[:limit]
 
     async def changed_devices(self, *, after: int, limit: int) -> list[DeviceState]:
@@ -111,11 +117,16 @@ class Store:
     async def new_events(self, *, after: int, limit: int) -> list[EventRow]:
         return [one for one in self.rows if one.cursor > after][:limit]
 
+    async def vitals(self, device: str, *, since: datetime, width: timedelta) -> list[VitalsPoint]:
+        del device, since, width
+        return []
+
 
 @asynccontextmanager
 async def hub_with(store: Store) -> AsyncGenerator[str]:
     """Serve ``store`` by the real API; yield its address."""
-    async with serving(make_app([*Devices(store).routes(), *Events(store).routes()]), "127.0.0.1", 0) as port:
+    routes = [*Devices(store, now=lambda: datetime.now(UTC)).routes(), *Events(store).routes()]
+    async with serving(make_app(routes, lambda route: route.handler), "127.0.0.1", 0) as port:
         yield f"http://127.0.0.1:{port}"
 
 
@@ -123,7 +134,7 @@ async def hub_with(store: Store) -> AsyncGenerator[str]:
 async def hub_that_says(answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncGenerator[str]:
     """Serve one answer to everything; yield its address."""
     app = web.Application()
-    app.router.add_get("/{path:.*}", answer)
+    app.router.add_route("*", "/{path:.*}", answer)
     async with serving(app, "127.0.0.1", 0) as port:
         yield f"http://127.0.0.1:{port}"
 

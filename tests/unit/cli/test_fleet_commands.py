@@ -4,10 +4,15 @@ import asyncio
 import json
 import re
 import socket
+from datetime import UTC, datetime
 
 import pytest
 from aiohttp import web
 from tests.unit.cli.hubs import BAD, Store, device, event, hub_that_says, hub_with, metrica, refusing
+
+from metrica_cli.fleet import device_rows
+from metrica_cli.look import Look
+from metrica_hub.decisions.fleet_state import Claimant
 
 
 def store() -> Store:
@@ -46,7 +51,8 @@ async def test_json_is_the_hubs_own_json(capsys: pytest.CaptureFixture[str]) -> 
         one = json.loads(capsys.readouterr().out)
     assert [item["device"] for item in listed["items"]] == ["pi-01", "pi-02", "pi-03", "pi-04"]
     assert listed["next"] is None
-    assert listed["items"][0] == one
+    aged = "last_heard_ago_s"  # of the answer, not of the device
+    assert {**listed["items"][0], aged: None} == {**one, aged: None}
     assert one["vitals"]["disk_free_bytes"] == 3 * 1024**3
 
 
@@ -76,8 +82,8 @@ async def test_one_device_is_shown_with_why_and_its_last_events(capsys: pytest.C
         ["device", "pi-02"],
         ["role", "camera"],
         ["tags", "north, canary"],
-        ["connection", "○ offline"],
-        ["seen", "1m"],
+        ["connection", "○ offline (connected)"],
+        ["last heard", "1m"],
         ["mode", "degraded"],
         ["confirmed", "1f1f1f1f"],
         ["release", "2e2e2e2e"],
@@ -221,6 +227,28 @@ async def test_help_and_version_are_no_errors(capsys: pytest.CaptureFixture[str]
     assert "metrica lint " in capsys.readouterr().out
 
 
+async def test_help_is_broken_once_where_the_terminal_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert await metrica("rollout", "--help") == 0
+    told = capsys.readouterr().out.splitlines()
+    assert "  abort: End a rollout: no further device begins, those on" in told
+    assert "      the commit keep it or go back to the release before." in told
+
+
+async def test_a_log_of_no_service_asks_for_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert await metrica("logs", "pi-01") == 2
+    assert "try: metrica logs pi-01 web" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("said", "why"), [({}, ""), ({"reason": "on-trial"}, "; on-trial")])
+def test_who_is_stopped_is_said_to_be(said: dict[str, str], why: str) -> None:
+    device = {"device": "pi-01", "stop_level": "halt", "stop_number": 7, "stop_source": "order", "stop_done": True}
+    [row] = device_rows([device | said], datetime.now(UTC), Look())
+    assert row[-1] == f"stopped: halt, by order 7{why}"
+
+
 @pytest.mark.parametrize("given", ["0", "-1", "nan", "inf"])
 async def test_a_time_in_which_nothing_can_be_answered_is_exit_2(
     given: str, capsys: pytest.CaptureFixture[str]
@@ -239,3 +267,17 @@ async def test_a_404_where_every_hub_has_something_is_no_hub(
     async with hub_that_says(nothing) as address:
         assert await metrica(*command, "--hub", address) == 3
         assert capsys.readouterr().err.startswith(f"error: {address} is no Metrica hub\n  404 from {address}/api/v1/")
+
+
+async def test_two_machines_of_one_name_are_shown_with_their_boot_ids(capsys: pytest.CaptureFixture[str]) -> None:
+    now = datetime.now(UTC)
+    two = tuple(Claimant(boot_id=boot, connection=1, agent_version="1", last_heard_at=now) for boot in ("b-1", "b-2"))
+    states = [device("pi-01", claimants=two), device("pi-02", connection="flapping", flapping_since=now)]
+    async with hub_with(Store(states=states)) as address:
+        assert await metrica("devices", "--hub", address) == 0
+        listed = capsys.readouterr().out
+        assert await metrica("device", "pi-01", "--hub", address) == 0
+        shown = capsys.readouterr().out
+    assert "⧉ claimed" in listed
+    assert "↯ flapping" in listed
+    assert re.search(r"claimed by: +b-1, heard \ds; b-2, heard \ds", shown)

@@ -127,3 +127,78 @@ def test_a_device_of_the_name_of_a_path_of_the_api_is_refused(fleet: Path, capsy
     (fleet / "devices" / "pi-01.toml").rename(fleet / "devices" / "stream.toml")
     assert main(["lint", str(fleet)]) == 1
     assert capsys.readouterr().err.startswith("devices/stream.toml")
+
+
+@pytest.mark.parametrize(
+    ("compose", "told"),
+    [
+        ("env_file: ../other/x.env", 'compose.yaml: line 3: env_file "../other/x.env" is not in the role\'s folder'),
+        ("env_file: $WHERE/x.env", 'compose.yaml: line 3: env_file variable "WHERE" is not set for this device'),
+        ("env_file: [", "compose.yaml: while parsing a flow node"),
+    ],
+)
+def test_a_compose_file_that_reads_what_is_not_of_its_role_is_a_problem(
+    compose: str, told: str, fleet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (fleet / "roles" / "sensor" / "compose.yaml").write_text(f"services:\n  web:\n    {compose}\n")
+    assert main(["lint", str(fleet)]) == 1
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"roles/sensor: {told}")
+    assert last.startswith("1 problem;")
+
+
+def test_what_a_compose_file_reads_of_its_role_is_no_problem(fleet: Path) -> None:
+    compose = 'services:\n  web:\n    image: x\n    env_file: [./own.env, "${METRICA_DEVICE}.env"]\n'
+    (fleet / "roles" / "sensor" / "compose.yaml").write_text(compose)
+    assert main(["lint", str(fleet)]) == 0
+
+
+def test_a_link_in_place_of_a_compose_file_is_not_followed(fleet: Path) -> None:
+    os.mkfifo(fleet / "roles" / "pipe")
+    (fleet / "roles" / "sensor" / "compose.yaml").unlink()
+    (fleet / "roles" / "sensor" / "compose.yaml").symlink_to("../pipe")
+    assert main(["lint", str(fleet)]) == 1
+
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBs4vlHMxQXmTdDqTcUYAT6MfQbnhPnNRDvbUZTL8Kdu"
+ROLLOUT = '\n[rollout]\n\n[[rollout.stages]]\nname = "all"\nshare = 1.0\n'
+
+
+@pytest.mark.parametrize(
+    ("rollout", "signers", "told"),
+    [
+        ("", None, []),
+        ("", f"ada@example.org {KEY}\n", []),
+        ("", f'ada@example.org namespaces="git" {KEY}\n', ["metrica-order: nobody can stop the fleet by an order"]),
+        (ROLLOUT, None, ["devices heed the gate of [rollout] only if their own file names the hub"]),
+        (
+            ROLLOUT,
+            f'ada@example.org namespaces="git,metrica-order" {KEY}\n',
+            ["metrica-gate: devices do not heed the gate of [rollout]; metrica key"],
+        ),
+        (ROLLOUT, f'ada@example.org {KEY}\nhub namespaces="metrica-gate,metrica-command" {KEY}\n', []),
+    ],
+)
+def test_what_devices_would_not_heed_is_noted(
+    rollout: str, signers: str | None, told: list[str], fleet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (fleet / "fleet.toml").open("a") as file:
+        file.write(rollout)
+    if signers is not None:
+        (fleet / "allowed_signers").write_text(signers)
+    assert main(["lint", str(fleet)]) == 0
+    notes = capsys.readouterr().err.splitlines()
+    assert len(notes) == len(told)
+    assert all(note.startswith("note: ") and note.endswith(end) for note, end in zip(notes, told, strict=True))
+
+
+def test_signers_that_can_not_be_read_are_a_problem(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (fleet / "allowed_signers").write_text(f"# ours\nada@example.org ssh-ed5519 {KEY}\n")
+    assert main(["lint", str(fleet)]) == 1
+    assert capsys.readouterr().err.startswith('allowed_signers:2: "ssh-ed5519" is no option; ')
+
+
+def test_a_stop_in_the_repository_is_noted(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (fleet / "STOP").write_text('level = "halt"\nscope = "role:camera"\n')
+    assert main(["lint", str(fleet)]) == 0
+    assert capsys.readouterr().err == "note: STOP: a commit of this says halt to role:camera\n"

@@ -14,7 +14,7 @@ from metrica_fleet.errors import Unusable
 from metrica_fleet.messages import Message, Presence
 from metrica_fleet.topics import CHANNELS, PRESENCE, RECORDS, STATUS, STORED, Channel
 
-REASONS = {"too-large", "missing-field", "wrong-type", "not-json"}
+REASONS = {"too-large", "missing-field", "wrong-type", "not-json", "not-signed"}
 
 
 @given(said())

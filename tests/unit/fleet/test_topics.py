@@ -7,7 +7,7 @@ from tests.unit.fleet.wire import NAMES
 
 from metrica_fleet.errors import Unusable
 from metrica_fleet.identity import DeviceId, FleetId
-from metrica_fleet.topics import CHANNELS, RECORDS, Address, Channel, address_of, every_device, topic_of
+from metrica_fleet.topics import CHANNELS, RECORDS, Address, Channel, address_of, every_device, shared, topic_of
 
 
 @given(NAMES.map(FleetId), st.sampled_from(CHANNELS), NAMES.map(DeviceId))
@@ -18,7 +18,9 @@ def test_a_topic_and_its_address_are_inverse(fleet: FleetId, channel: Channel, d
 
 @given(
     st.text(max_size=80)
-    | st.lists(st.sampled_from(["metrica", "v1", "a", "devices", "records", "head", ""])).map("/".join)
+    | st.lists(st.sampled_from(["metrica", "v1", "a", "devices", "records", "head", "orders", "stop", ""])).map(
+        "/".join
+    )
 )
 def test_a_text_is_a_topic_of_ours_or_refused(text: str) -> None:
     try:
@@ -38,6 +40,9 @@ def test_a_text_is_a_topic_of_ours_or_refused(text: str) -> None:
         "metrica/v1/a",
         "metrica/v2/a/head",
         "metrica/v1/a/heads",
+        "metrica/v1/a/orders",
+        "metrica/v1/a/orders/stop/",
+        "metrica/v1/a/stop",
         "metrica/v1//head",
         "/metrica/v1/a/head",
         "metrica/v1/a/head/",
@@ -59,6 +64,10 @@ def test_what_is_no_topic_of_ours_is_refused(topic: str) -> None:
 
 def test_the_hub_subscribes_to_all_devices_of_one_fleet() -> None:
     assert every_device(FleetId("a"), RECORDS) == "metrica/v1/a/devices/+/records"
+
+
+def test_hubs_that_share_subscribe_as_one_group() -> None:
+    assert shared(every_device(FleetId("home"), RECORDS), "hub") == "$share/hub/metrica/v1/home/devices/+/records"
 
 
 def test_every_channel_has_a_place_of_its_own() -> None:

@@ -6,9 +6,21 @@ from datetime import UTC, datetime
 
 from hypothesis import strategies as st
 
-from metrica_fleet.messages import Head, Message, Presence, Refusal, Status, Stored
+from metrica_fleet.messages import Answer, Head, Message, Presence, Refusal, Status, Stored
 from metrica_fleet.records import Event, Heartbeat, Mode, Phase, Vitals
-from metrica_fleet.topics import HEAD, PRESENCE, RECORDS, STATUS, STORED, Channel
+from metrica_fleet.signed import Signed
+from metrica_fleet.topics import (
+    ANSWERS,
+    COMMANDS,
+    GATE,
+    HEAD,
+    PRESENCE,
+    RECORDS,
+    STATUS,
+    STOP,
+    STORED,
+    Channel,
+)
 
 HEX = "0123456789abcdef"
 NAMES = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", fullmatch=True)
@@ -69,6 +81,7 @@ STATUSES = st.builds(
     boot_id=TEXTS,
     uptime_s=SECONDS,
     agent_version=TEXTS,
+    heartbeat_s=st.none() | st.floats(0.001, 1e6),
     stream=STREAMS,
     last_seq=NUMBERS,
     vitals=VITALS,
@@ -102,17 +115,38 @@ EVENTS = st.builds(
     release=st.none() | DIGESTS,
     detail=st.dictionaries(TEXTS, st.none() | st.booleans() | NUMBERS | FLOATS | TEXTS, max_size=5),
 )
+ANSWERED = st.builds(
+    Answer,
+    number=st.integers(1, 2**53 - 1),
+    state=st.sampled_from(["running", "done", "failed", "refused"]),
+    reason=st.none() | SLUGS,
+    message=TEXTS,
+    part=NUMBERS,
+    lines=st.lists(TEXTS, max_size=3).map(tuple),
+    data=st.binary(max_size=60),
+)
+SIGNED = st.builds(
+    Signed,
+    TEXTS,
+    st.from_regex(
+        r"-----BEGIN SSH SIGNATURE-----\n([A-Za-z0-9+/=]{1,70}\n){1,3}-----END SSH SIGNATURE-----\n?", fullmatch=True
+    ),
+)
 MESSAGES: dict[Channel, st.SearchStrategy[Message]] = {
     PRESENCE: PRESENCES,
     STATUS: STATUSES,
     RECORDS: HEARTBEATS | EVENTS,
     STORED: st.builds(Stored, streams=st.dictionaries(STREAMS, NUMBERS, max_size=3)),
     HEAD: st.builds(Head, branch=TEXTS, commit=COMMITS, number=NUMBERS),
+    ANSWERS: ANSWERED,
+    COMMANDS: SIGNED,
+    STOP: SIGNED,
+    GATE: SIGNED,
 }
 
 
 @st.composite
 def said(draw: st.DrawFn) -> tuple[Channel, Message]:
-    """Return a channel and a message that may be said on it."""
-    channel = draw(st.sampled_from(list(MESSAGES)))
+    """Return a channel and a message that may be said on it, in JSON."""
+    channel = draw(st.sampled_from([channel for channel in MESSAGES if not channel.signed]))
     return channel, draw(MESSAGES[channel])

@@ -24,10 +24,13 @@ host = "broker"
 port = 8883
 username = "hub"
 password_file = "/run/secrets/bus"
+share = true
 
 [http]
 host = "0.0.0.0"
 port = 8081
+anonymous = "viewer"
+proxies = ["127.0.0.1", "10.0.0.2"]
 
 [git]
 url = "https://example.org/fleet.git"
@@ -44,8 +47,9 @@ def load(tmp_path: Path, text: str, **environment: str) -> settings.Settings:
 def test_a_whole_file(tmp_path: Path) -> None:
     parts = load(tmp_path, WHOLE)
     assert (parts.fleet, parts.database.url) == ("home", URL)
-    assert (parts.bus.host, parts.bus.port, parts.bus.username) == ("broker", 8883, "hub")
+    assert (parts.bus.host, parts.bus.port, parts.bus.username, parts.bus.share) == ("broker", 8883, "hub", True)
     assert (parts.http.host, parts.http.port) == ("0.0.0.0", 8081)  # noqa: S104 - a value
+    assert (parts.http.anonymous, parts.http.proxies) == ("viewer", ("127.0.0.1", "10.0.0.2"))
     assert parts.git is not None
     assert (parts.git.branch, parts.git.poll_s) == ("main", 5.0)
 
@@ -53,6 +57,8 @@ def test_a_whole_file(tmp_path: Path) -> None:
 def test_the_environment_alone_will_do_and_the_rest_has_defaults() -> None:
     parts = settings.load(None, {"METRICA_HUB_FLEET": "home", "METRICA_HUB_DATABASE_URL": URL}).settings
     assert (parts.bus.host, parts.bus.port, parts.http.port, parts.git) == ("127.0.0.1", 1883, 8080, None)
+    assert not parts.bus.share
+    assert (parts.http.anonymous, parts.http.proxies) == ("none", ())
 
 
 def test_the_environment_outranks_the_file_and_a_secret_may_come_as_a_file(tmp_path: Path) -> None:
@@ -66,14 +72,16 @@ def test_the_environment_outranks_the_file_and_a_secret_may_come_as_a_file(tmp_p
 @pytest.mark.parametrize(
     ("text", "environment", "sentence"),
     [
-        (WHOLE + "brnach = 'x'\n", {}, ':19: unknown key "brnach"; did you mean "branch"?'),
+        (WHOLE + "brnach = 'x'\n", {}, ':22: unknown key "brnach"; did you mean "branch"?'),
         ("flet = 'home'\n", {}, ':1: unknown key "flet"; did you mean "fleet"?'),
-        (WHOLE + "[zebra]\na = 1\n", {}, ':19: unknown key "zebra"; known: "bus", "database"'),
+        (WHOLE + "[zebra]\na = 1\n", {}, ':22: unknown key "zebra"; known: "bus", "database"'),
         ("fleet = 'home'\nbus = 3\n", {}, ":2: bus must be a table, [bus], not 3"),
         ("fleet = 'home'\n", {}, ": missing section [database]; add it, or set METRICA_HUB_DATABASE_"),
         ("fleet = 'home'\n[database]\n", {}, ':2: database lacks "url"; add it'),
-        (WHOLE.replace("8081", "80810"), {}, ":14: http.port must be a whole number from 0 to 65535, not 80810"),
-        (WHOLE.replace("8081", '"8081"'), {}, ':14: http.port must be a whole number from 0 to 65535, not "8081"'),
+        (WHOLE.replace("8081", "80810"), {}, ":15: http.port must be a whole number from 0 to 65535, not 80810"),
+        (WHOLE.replace("8081", '"8081"'), {}, ':15: http.port must be a whole number from 0 to 65535, not "8081"'),
+        (WHOLE.replace("true", '"hub"'), {}, ':11: bus.share must be true or false, not "hub"'),
+        (WHOLE, {"METRICA_HUB_BUS_SHARE": "perhaps"}, "METRICA_HUB_BUS_SHARE: bus.share must be true or false"),
         (WHOLE, {"METRICA_HUB_HTTP_PORT": "many"}, "METRICA_HUB_HTTP_PORT: http.port must be a whole number from 0"),
         (WHOLE.replace('"home"', '"My Home"'), {}, ":1: fleet must be a name of 1 to 63 of"),
         ("fleet = 'home\n", {}, ":1: no TOML"),
@@ -102,3 +110,19 @@ def test_where_each_value_came_from(tmp_path: Path) -> None:
     assert origins["bus", "port"] == f"{file}:8"
     assert origins["http", "port"] == "METRICA_HUB_HTTP_PORT"
     assert ("git", "branch") not in origins
+
+
+def test_mirrors_and_where_netdata_is() -> None:
+    more = {"METRICA_HUB_GIT_URL": "https://a.example/f.git", "METRICA_HUB_GIT_MIRRORS": '["https://b.example/f.git"]'}
+    base = {"METRICA_HUB_FLEET": "home", "METRICA_HUB_DATABASE_URL": URL}
+    parts = settings.load(None, base | more | {"METRICA_HUB_METRICS_NETDATA_ADDRESS": "{device}.fleet.ts.net:19999"})
+    assert parts.settings.git is not None
+    assert parts.settings.git.mirrors == ("https://b.example/f.git",)
+    assert parts.settings.metrics.netdata_address == "{device}.fleet.ts.net:19999"
+
+
+@pytest.mark.parametrize("address", ["{device}", "{name}:19999", "http://{device}:19999", "{device}:19999/metrics"])
+def test_an_address_that_prometheus_could_not_use_is_refused(address: str) -> None:
+    base = {"METRICA_HUB_FLEET": "home", "METRICA_HUB_DATABASE_URL": URL}
+    with pytest.raises(Misconfigured, match="METRICA_HUB_METRICS_NETDATA_ADDRESS"):
+        settings.load(None, base | {"METRICA_HUB_METRICS_NETDATA_ADDRESS": address})

@@ -9,7 +9,7 @@ from metrica_fleet.identity import DeviceId, FleetId, StreamId
 from metrica_fleet.messages import Presence, Status
 from metrica_fleet.records import Event, Heartbeat, Record, Vitals
 from metrica_fleet.topics import RECORDS, Address, Channel, topic_of
-from metrica_hub.decisions.fleet_state import DeviceState
+from metrica_hub.decisions.fleet_state import DeviceState, EventRow
 from metrica_hub.decisions.intake import Arrival, Delivery, Said, read
 
 FLEET = FleetId("home")
@@ -112,6 +112,9 @@ def device_state(**changes: object) -> DeviceState:
         "connection": "online",
         "connection_reason": None,
         "connection_at": None,
+        "flapping_since": None,
+        "claimed_since": None,
+        "claimants": (),
         "role": "camera",
         "tags": (),
         "mode": "steady",
@@ -129,6 +132,28 @@ def device_state(**changes: object) -> DeviceState:
         "status_at": None,
         "first_seen_at": START,
         "last_seen_at": START,
+        "heartbeat_s": 60.0,
         "change": 1,
     }
     return DeviceState(**{**fields, **changes})  # pyright: ignore[reportArgumentType]
+
+
+def event_row(number: int, kind: str, commit: str | None = "a" * 40, **changes: object) -> EventRow:
+    """An event as it was stored, a second after the one before."""
+    fields: dict[str, object] = {
+        "cursor": number,
+        "device": "pi-01",
+        "stream": "0" * 32,
+        "seq": number,
+        "received_at": at(number),
+        "at": at(number),
+        "uptime_s": float(number),
+        "boot_id": "boot",
+        "kind": kind,
+        "reason": None,
+        "message": "",
+        "commit": commit,
+        "release": None,
+        "detail": {},
+    }
+    return EventRow(**{**fields, **changes})  # pyright: ignore[reportArgumentType]

@@ -1,6 +1,6 @@
 """``printed/thing.json`` is what Docker Compose 2.26.1 printed for ``printed/compose.yaml`` in the place FOLDER.
 
-tests/integration/test_demo.py holds the example fleet's roles against the Compose that is installed.
+tests/demo/test_demo.py holds the example fleet's roles against the Compose that is installed.
 """
 
 from __future__ import annotations

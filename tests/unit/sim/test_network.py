@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import uvloop
 
 from metrica_agent.adapters.git import GitMirror
 from metrica_fleet.errors import NotNow
@@ -13,7 +16,7 @@ from metrica_fleet.identity import CommitId
 from metrica_sim.network import Network, NetworkedGit, Relay
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
 PATIENCE_S = 10
 
@@ -25,6 +28,7 @@ class Peer:
         self.connections = 0
         self.ended = asyncio.Event()
         self.port = 0
+        self._writers: list[asyncio.StreamWriter] = []
 
     @asynccontextmanager
     async def serving(self) -> AsyncGenerator[Peer]:
@@ -33,8 +37,15 @@ class Peer:
         async with server:
             yield self
 
+    def reset(self) -> None:
+        for writer in self._writers:
+            linger = struct.pack("ii", 1, 0)  # so that the end is a reset
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
+
     async def _echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self._writers.append(writer)
         try:
             while data := await reader.read(100):
                 writer.write(data)
@@ -102,6 +113,31 @@ async def test_the_broker_hears_of_a_hanging_up_only_after_the_mending() -> None
         await peer.ended.wait()
         assert await echoed(again, other, b"after") == b"after"
         other.close()
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_broker_that_goes_while_words_wait_at_the_cut_ends_that_call_alone(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def story() -> None:
+        network = Network()
+        async with relayed(network) as (peer, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            await echoed(reader, writer, b"before")
+            network.cut()
+            writer.write(b"during")
+            peer.reset()
+            assert await silent(reader)
+            network.mend()
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await reader.readexactly(1)
+            writer.close()
+            again, other = await asyncio.open_connection("127.0.0.1", port)
+            assert await echoed(again, other, b"after") == b"after"
+            other.close()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(story())
 
 
 async def test_calls_that_were_given_up_never_reach_the_broker() -> None:

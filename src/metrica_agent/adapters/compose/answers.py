@@ -29,6 +29,8 @@ _OUT_OF_MEMORY: Final = re.compile(r"^(fatal error: .*|runtime: )out of memory|^
 """Its complaint may be longer than what is kept of it; then the end of Go's stacks is there."""
 _NO_IMAGE: Final = re.compile(r"no such image", re.IGNORECASE)
 _NOT_RUNNING: Final = re.compile(r"No such container|is not running|is restarting|is paused", re.IGNORECASE)
+_HELD: Final = re.compile(r'container name .* is already in use by container "?([0-9a-f]{12,64})', re.IGNORECASE)
+_REMOVING: Final = re.compile(r"removal of container \S+ is already in progress", re.IGNORECASE)
 _GONE: Final = re.compile(r"No such (object|container)", re.IGNORECASE)
 
 _APPLY_FAILURES: Final = (
@@ -144,6 +146,17 @@ def all_gone(complaint: str) -> bool:
     """Whether a failed inspect only met containers that went between being listed and being asked."""
     lines = [line for line in complaint.splitlines() if line.strip()]
     return bool(lines) and all(_GONE.search(line) for line in lines)
+
+
+def holder_of_name(complaint: str) -> str | None:
+    """Return the id of the container that has the name which a failed ``up`` wanted."""
+    held = _HELD.search(complaint)
+    return None if held is None else held.group(1)
+
+
+def is_removing(complaint: str) -> bool:
+    """Whether the engine says that it removes the container just now."""
+    return _REMOVING.search(complaint) is not None
 
 
 def _first(table: Sequence[tuple[str, str]], lines: Iterable[str]) -> str | None:

@@ -90,6 +90,14 @@ class Docker:
             OverdueError: it did not end within ``deadline_s``.
             NotNow: ``docker-missing``.
         """
-        options = ["compose", "--project-name", self._project, "--ansi", "never", "--progress", "plain"]
-        argv = [*(self._bounds() if bounded else ()), self.program(), *self._address, *options, *arguments]
+        argv = [*(self._bounds() if bounded else ()), *self.compose_call(*arguments)]
         return await run(argv, env={**(variables or {}), **_LOCAL_ONLY}, deadline_s=deadline_s)
+
+    def compose_call(self, *arguments: str) -> list[str]:
+        """Return how ``docker compose`` is called for the project.
+
+        Raises:
+            NotNow: ``docker-missing``.
+        """
+        options = ["compose", "--project-name", self._project, "--ansi", "never", "--progress", "plain"]
+        return [self.program(), *self._address, *options, *arguments]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import time
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from metrica_agent.adapters.compose import answers, inside
+from metrica_agent.adapters.compose import answers, inside, settling
 from metrica_agent.adapters.compose.docker import Docker
-from metrica_agent.adapters.compose.inspecting import FIELDS, ONE_OFF, SERVICE, container
+from metrica_agent.adapters.compose.inspecting import FIELDS, ONE_OFF, PROJECT, SERVICE, container
 from metrica_agent.adapters.compose.model import is_of, linked, network_labels, services_of, sharing
 from metrica_agent.adapters.compose.running import OverdueError, child
 from metrica_agent.adapters.compose.storage import Storage
@@ -19,16 +21,17 @@ from metrica_agent.decisions.render import INPUTS_LABEL
 from metrica_agent.decisions.steps import ApplyFailed
 from metrica_agent.decisions.world import Container
 from metrica_fleet.errors import NotNow, Unusable
+from metrica_fleet.retry import backed_off
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
     from pathlib import Path
 
     from metrica_agent.decisions.drift import Repair
+    from metrica_agent.decisions.log_lines import LogsAsked
     from metrica_agent.decisions.preflight import ImageNeed
 
 _RESOLVE_S: Final = 60.0
-_PROJECT: Final = "com.docker.compose.project"
 _EVENTS: Final = (
     "create",
     "start",
@@ -187,6 +190,27 @@ class Engine(Storage):
         if ids:
             await self._must("container", "stop", *ids, deadline_s=deadline_s)
 
+    async def halt(self, deadline_s: float) -> None:
+        """Stop every running container of the project, whoever made it: gently, and by force past ``deadline_s``.
+
+        One whose restart policy is "always" comes back when the engine is restarted: it is to be stopped again.
+
+        Raises:
+            ApplyFailed: (a ``NotNow``) the engine says why not.
+            NotNow: ``engine-unresponsive``, ``docker-missing``.
+        """
+        states = [part for state in _UP for part in ("--filter", f"status={state}")]
+        ids = await self._ids(*states)
+        if not ids:
+            return
+        await self._unpause()  # or nothing in it could end by itself
+        try:
+            await self._must("container", "stop", *ids, deadline_s=deadline_s)
+        except NotNow:
+            still = await self._ids(*states)
+            if still:
+                await self._must("container", "kill", *still)
+
     async def repair(self, release: Path, repair: Repair, deadline_s: float) -> None:
         """Set right what ``repair`` names, and touch nothing else.
 
@@ -208,6 +232,23 @@ class Engine(Storage):
             await self._remove_changed_networks(model)
         ended = sharing(services, {*repair.services, *readers.values()} & services.keys())
         await self._bring(release, {*repair.services} | ended, {*repair.recreate} | ended, services, deadline_s)
+
+    async def restart(self, release: Path, service: str, deadline_s: float) -> None:
+        """Restart the containers of one service; who shares a namespace with it is made anew, for that one is gone.
+
+        Raises:
+            ApplyFailed: (a ``NotNow``) as for ``up``; ``not-running``: the service has no container.
+            NotNow: ``engine-unresponsive``, ``docker-missing``.
+        """
+        filters = ("--filter", f"label={SERVICE}={service}", "--filter", f"label={ONE_OFF}=False")
+        containers = await self._ids(*filters)
+        if not containers:
+            raise NotNow(f'service "{service}" has no container', reason="not-running")
+        await self._must("container", "restart", *containers, deadline_s=deadline_s)
+        services = services_of(await asyncio.to_thread((release / "compose.json").read_bytes))
+        ended = sharing(services, {service} & services.keys())
+        if ended:
+            await self._bring(release, ended, ended, services, deadline_s)
 
     async def _bring(
         self, release: Path, names: set[str], recreate: set[str], services: dict[str, Any], deadline_s: float
@@ -270,6 +311,27 @@ class Engine(Storage):
             raise NotNow(f'service "{service}" has no running container', reason="not-running")
         return await inside.execute(self._docker, running[0], argv, timeout_s)
 
+    async def logs(self, service: str, asked: LogsAsked) -> AsyncGenerator[tuple[str, ...]]:
+        """Yield what the containers of ``service`` wrote, some lines at a time; ends when there is no more, or never.
+
+        Raises:
+            NotNow: ``not-running``: the service has no container; ``logs-failed``, ``engine-unresponsive``.
+        """
+        from metrica_agent.adapters.compose import logs  # noqa: PLC0415 - seldom needed
+
+        filters = ("--filter", f"label={SERVICE}={service}", "--filter", f"label={ONE_OFF}=False")
+        if not await self._ids(*filters):
+            raise NotNow(f'service "{service}" has no container', reason="not-running")
+        async with aclosing(logs.lines(self._docker, service, asked)) as found:
+            async for some in found:
+                yield some
+
+    async def described(self) -> dict[str, str]:
+        """Return what the engine says of itself and of the project's containers, as people read it; what it can."""
+        from metrica_agent.adapters.compose import logs  # noqa: PLC0415 - seldom needed
+
+        return await logs.described(self._docker, f"label={PROJECT}={self._project}")
+
     async def changes(self) -> AsyncGenerator[None]:
         """Yield whenever a container of the project changes; what happened between two calls is yielded too.
 
@@ -277,7 +339,7 @@ class Engine(Storage):
             NotNow: ``engine-unresponsive``, when the stream ends; call again after a pause.
         """
         filters = [
-            f"label={_PROJECT}={self._project}",
+            f"label={PROJECT}={self._project}",
             "type=container",
             *(f"event={one}" for one in _EVENTS),
         ]
@@ -296,6 +358,18 @@ class Engine(Storage):
     # --- the same, piece by piece ---
 
     async def _change(self, *arguments: str, deadline_s: float) -> None:
+        """Have Compose change something; what the engine still does for one that was killed is waited for."""
+        for attempt in range(settling.TRIES):
+            try:
+                return await self._change_once(*arguments, deadline_s=deadline_s)
+            except ApplyFailed as error:
+                if not await settling.is_at_work(self._docker, self._project, error.output):
+                    raise
+            pause_s = backed_off(attempt, random.random(), settling.PAUSE_BASE_S, settling.PAUSE_CAP_S)  # noqa: S311
+            await asyncio.sleep(pause_s)
+        return await self._change_once(*arguments, deadline_s=deadline_s)
+
+    async def _change_once(self, *arguments: str, deadline_s: float) -> None:
         try:
             done = await self._docker.compose(*arguments, deadline_s=deadline_s)
         except OverdueError as error:
@@ -348,7 +422,7 @@ class Engine(Storage):
         recreated anyway, as their label covers the definition.
         """
         wanted = network_labels(compose)
-        arguments = ("--filter", f"label={_PROJECT}={self._project}")
+        arguments = ("--filter", f"label={PROJECT}={self._project}")
         template = f'{{{{.Name}}}}\t{{{{.Label "{INPUTS_LABEL}"}}}}'
         done = await self._docker.ask("network", "ls", *arguments, "--format", template)
         there = dict(line.split("\t", 1) for line in done.answer.splitlines())
@@ -370,7 +444,7 @@ class Engine(Storage):
             raise ApplyFailed(said, reason=reason, output=done.complaint)
 
     async def _ids(self, *filters: str) -> list[str]:
-        arguments = ("ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={_PROJECT}={self._project}")
+        arguments = ("ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={PROJECT}={self._project}")
         done = await self._docker.ask(*arguments, *filters)
         if done.code != 0:
             raise NotNow(answers.said(done.complaint), reason="engine-unresponsive")

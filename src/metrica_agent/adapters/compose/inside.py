@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -28,7 +27,7 @@ async def execute(docker: Docker, container: str, argv: Sequence[str], timeout_s
     Raises:
         NotNow: ``command-timeout``, ``not-running``, ``engine-unresponsive``.
     """
-    mark = f"{_MARK}={secrets.token_hex(16)}"
+    mark = f"{_MARK}={os.urandom(16).hex()}"
     command = [docker.program(), "exec", "--env", mark, container, *argv]
     try:
         done = await run(command, env=docker.environment, deadline_s=timeout_s)

@@ -10,6 +10,7 @@ from metrica_agent.adapters.compose import traits
 from metrica_agent.decisions.render import INPUTS_LABEL
 from metrica_agent.decisions.world import Container
 
+PROJECT: Final = "com.docker.compose.project"
 SERVICE: Final = "com.docker.compose.service"
 ONE_OFF: Final = "com.docker.compose.oneoff"
 FIELDS: Final = (

@@ -7,13 +7,11 @@ own time-out does not help against a server that trickles; so the deadline is ke
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import socket
 import ssl
 import subprocess
 from contextlib import contextmanager, suppress
-from functools import cache
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Protocol
@@ -21,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Final, Protocol
 from metrica_agent.adapters.git import ls_refs, troubles
 from metrica_agent.adapters.git.remote import Kind, Remote
 from metrica_agent.adapters.git.ssh import ssh_command, ssh_environment
+from metrica_agent.certificates import trust
 from metrica_fleet.errors import NotNow
 
 if TYPE_CHECKING:
@@ -165,12 +164,6 @@ class _Https(HTTPSConnection):
         self.sock = self._tls.wrap_socket(self.sock, server_hostname=self.host)
 
 
-@cache
-def _trust_in(ca_file: str | None) -> ssl.SSLContext:
-    """Return one TLS context for all remotes: the system's certificates take 2.3 MB each time."""
-    return ssl.create_default_context(cafile=ca_file)
-
-
 class HttpLine:
     """A kept connection to an HTTP server."""
 
@@ -180,7 +173,7 @@ class HttpLine:
         self._known_v2: tuple[str | None] | None = None
         """The object format, once the server has said that it speaks v2."""
         if remote.kind is Kind.HTTPS:
-            self._connection: HTTPConnection = _Https(remote, self._plug, seconds, _trust_in(ca_file))
+            self._connection: HTTPConnection = _Https(remote, self._plug, seconds, trust(ca_file))
         else:
             self._connection = _Http(remote, self._plug, seconds)
 
@@ -300,6 +293,8 @@ class SshLine:
 
     def head(self, branch: str) -> CommitId | None:
         """Return the branch's commit, ``None`` when there is no such branch."""
+        import shlex  # noqa: PLC0415 - of no use to other transports
+
         command = ssh_command(self._remote, self._options, f"git-upload-pack {shlex.quote(self._remote.path)}")
         pipe = subprocess.PIPE
         with (

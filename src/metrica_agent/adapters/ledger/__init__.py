@@ -7,10 +7,8 @@ would not: STYLE.md 3.5). ``synchronous=FULL``, so that a number once given neve
 The outbox is one stream of numbered records. A record goes when the hub says that it is stored, not when it
 is sent. Heartbeats that can't be sent are thinned past a bound in bytes; events never are.
 
-A file that was restored from an older copy would give numbers again that the hub has already: it is known by
-a watermark beyond everything that was ever *offered*, that is, written while a connection stood or there when
-one began. Then ``forget`` says ``Covered.BEYOND``, and ``new_stream`` must be called before anything more is
-sent.
+Each opening begins a new stream (docs/decisions/0015): what a restored copy or a cloned card says from then on can't
+bear the numbers of what somebody else said. What waits of earlier streams is sent under its own, first.
 """
 
 from __future__ import annotations
@@ -29,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from metrica_agent.decisions.commanding import Book as Commands
+    from metrica_agent.decisions.commanding import Taken
     from metrica_agent.decisions.outbox import Covered
     from metrica_agent.decisions.world import Decision, Memory, Saying, Stamp
     from metrica_fleet.identity import BootId, StreamId
@@ -134,7 +134,7 @@ class Ledger:
 
     @property
     def stream(self) -> StreamId:
-        """The stream that the outbox is now."""
+        """The stream that the next record is of."""
         return self._book.stream
 
     def memory(self) -> Memory:
@@ -148,6 +148,10 @@ class Ledger:
     def last_seq(self) -> int:
         """Return the highest seq given so far; 0 before the first."""
         return self._book.last_seq
+
+    def machine(self) -> str:
+        """Return the machine that the ledger belongs to; empty while none is known."""
+        return self._book.machine
 
     # --- writing --------------------------------------------------------------------------------------------
 
@@ -175,30 +179,45 @@ class Ledger:
         """Count a start of the agent, and a boot where ``boot_id`` is a new one. Once, at start."""
         return await self._do(partial(self._book.started, boot_id))
 
+    async def settle_on(self, machine: str) -> None:
+        """Belong to ``machine`` from now on."""
+        await self._do(partial(self._book.settle_on, machine))
+
+    # --- commands -------------------------------------------------------------------------------------------
+
+    async def commands(self) -> Commands:
+        """Return the commands that are remembered."""
+        return await self._do(self._book.commands)
+
+    async def put_command(self, stamp: Stamp, taken: Taken, *, sayings: Sequence[Saying] = ()) -> Commands:
+        """Remember a command, or what came of it, with the events that tell it; return all that are remembered."""
+        known = await self._do(partial(self._book.put_command, stamp, taken, tuple(sayings)))
+        if sayings:
+            self._appended()
+        return known
+
     # --- the outbox's other end -----------------------------------------------------------------------------
 
     async def unsent(self, after_seq: int, limit: int) -> tuple[Record, ...]:
         """Return up to ``limit`` records after ``after_seq`` that the hub is not known to have, in order."""
         return await self._do(partial(self._book.unsent, after_seq, limit))
 
-    async def forget(self, stream: str, seq: int, *, retained: bool = False) -> Covered:
+    async def forget(self, stream: str, seq: int) -> Covered:
         """Forget what the hub has; any watermark is harmless, and may come any number of times.
 
         Args:
             stream: whose watermark it is.
-            seq: up to here the hub has stored everything.
-            retained: it was said before this connection, so that it can't cover what this connection sent.
+            seq: up to here the hub has stored everything of it.
         """
-        return await self._do(partial(self._book.forget, stream, seq, retained=retained))
+        return await self._do(partial(self._book.forget, stream, seq))
 
-    async def new_stream(self, stamp: Stamp, saying: Saying) -> StreamId:
-        """Go on in a new stream, numbered from 1: what was never offered, then ``saying``; return its id.
+    async def newest_stored(self) -> Event | None:
+        """Return the newest event that the hub has said to have, as it was sent; to ask it whether it still has."""
+        return await self._do(self._book.newest_stored)
 
-        To be called when ``forget`` said ``BEYOND``, and only then.
-        """
-        stream = await self._do(partial(self._book.renew, stamp, saying))
-        self._appended()
-        return stream
+    async def set_back(self) -> int:
+        """Let all go again that is still here: the hub lacks what it had said to have. Return how many of those."""
+        return await self._do(self._book.set_back)
 
     async def connections(self) -> int:
         """Return a number for a connection: larger than all before, not always by one."""

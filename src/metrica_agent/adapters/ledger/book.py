@@ -1,5 +1,8 @@
 """The ledger's operations on its one open connection, each a transaction, all from one thread.
 
+Each opening begins a new stream, and the numbers go on. So whatever happened to the file while it was closed, a
+restored copy, a clone of the card, writes that a bad card lost, no number of a stream ever means two things.
+
 What the hub has is struck out lazily, many records at a time: the watermark is kept in memory meanwhile, so
 that a heartbeat costs one page and one fsync. After a crash a little more is sent again, and stored once.
 """
@@ -8,22 +11,34 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import contextmanager
-from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from msgspec import structs
 
 from metrica_agent.adapters.ledger.opening import new_stream_id, open_file
-from metrica_agent.adapters.ledger.reading import as_record, read_decisions, read_events, read_memory
+from metrica_agent.adapters.ledger.reading import (
+    as_record,
+    as_sent,
+    read_commands,
+    read_decisions,
+    read_events,
+    read_memory,
+)
+from metrica_agent.decisions.commanding import noted
 from metrica_agent.decisions.outbox import (
     RECORD_BYTES,
     Covered,
     Place,
     Progress,
+    Span,
     covered,
     event_of,
     heartbeat_of,
+    placed,
     repeated,
+    set_back,
     shortened,
 )
 from metrica_agent.decisions.world import Saying
@@ -37,14 +52,15 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
     from pathlib import Path
 
+    from metrica_agent.decisions.commanding import Book as Commands
+    from metrica_agent.decisions.commanding import Taken
     from metrica_agent.decisions.world import Decision, Memory, Stamp
     from metrica_fleet.messages import Status
 
 _ENCODER: Final = msgspec.json.Encoder()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """How much is kept."""
 
     outbox_bytes: int = 24 * 1024 * 1024
@@ -62,8 +78,7 @@ class Bounds:
     """Numbers of connections are taken from the disk so many at a time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BootCount:
+class BootCount(msgspec.Struct, frozen=True, kw_only=True):
     """How often the machine and the agent were started."""
 
     boots: int
@@ -84,14 +99,36 @@ class Book:
 
     def _load(self) -> None:
         self.memory = read_memory(self._db)
-        stream, self.stored, offered = self._db.execute("SELECT stream, stored, offered FROM life").fetchone()
-        self.stream = StreamId(stream)
-        self._settled = self.stored
+        stored, offered, self.machine = self._db.execute("SELECT stored, offered, machine FROM life").fetchone()
+        self._settled = stored
+        self._progress = Progress(stored, ())
         self.last_seq = self._newest()
+        self._progress = Progress(stored, self._streams(stored))
         (newest_offered,) = self._db.execute("SELECT max(seq) FROM outbox WHERE offered").fetchone()
-        self._offered = max(offered, self.stored, newest_offered or 0)
-        self._offered_before = self._offered
+        self._offered = max(offered, stored, newest_offered or 0)
         (self._bytes,) = self._db.execute("SELECT coalesce(sum(length(document)), 0) FROM outbox").fetchone()
+
+    def _streams(self, stored: int) -> tuple[Span, ...]:
+        """Return the streams that wait, and a new one behind them, which begins with the next record."""
+        new = Span(StreamId(new_stream_id()), self.last_seq + 1, None)
+        rows = self._db.execute("SELECT stream, first FROM streams ORDER BY first").fetchall()
+        firsts = [*(first for _, first in rows), new.first]
+        ended = [
+            Span(StreamId(name), first, behind - 1)
+            for (name, _), (first, behind) in zip(rows, pairwise(firsts), strict=True)
+            if behind - 1 > stored
+        ]
+        return (*ended, new)
+
+    @property
+    def stored(self) -> int:
+        """Up to here the hub is known to have everything."""
+        return self._progress.stored
+
+    @property
+    def stream(self) -> StreamId:
+        """The stream that the next record is of."""
+        return self._progress.spans[-1].stream
 
     def close(self) -> None:
         """Write down what is only in memory, and close the file."""
@@ -136,6 +173,30 @@ class Book:
             boots, starts = self._db.execute("SELECT boots, starts FROM life").fetchone()
         return BootCount(boots=boots, starts=starts)
 
+    def settle_on(self, machine: str) -> None:
+        """Belong to ``machine`` from now on."""
+        if machine != self.machine:
+            with self._transaction():
+                self._db.execute("UPDATE life SET machine = ?", (machine,))
+            self.machine = machine
+
+    # --- commands -------------------------------------------------------------------------------------------
+
+    def commands(self) -> Commands:
+        """Return the commands that are remembered."""
+        return read_commands(self._db)
+
+    def put_command(self, stamp: Stamp, taken: Taken, sayings: Sequence[Saying]) -> Commands:
+        """Remember a command, or what came of it, and tell it; return all that are remembered."""
+        with self._transaction():
+            known = noted(read_commands(self._db), taken)
+            self._db.execute("INSERT OR REPLACE INTO commands VALUES (?, ?)", (taken.number, _ENCODER.encode(taken)))
+            self._db.execute("DELETE FROM commands WHERE number <= ?", (known.floor,))
+            self._db.execute("UPDATE life SET commands = ?", (known.floor,))
+            for saying in sayings:
+                self._tell(saying, stamp)
+        return known
+
     # --- the outbox's other end -----------------------------------------------------------------------------
 
     def unsent(self, after_seq: int, limit: int) -> tuple[Record, ...]:
@@ -148,37 +209,39 @@ class Book:
         prev = max(self.stored, before or 0)
         records: list[Record] = []
         for seq, document in rows:
-            records.append(as_record(document, Place(self.stream, seq, prev)))
+            records.append(as_record(document, placed(self._progress, seq, prev)))
             prev = seq
         return tuple(records)
 
-    def forget(self, stream: str, seq: int, *, retained: bool) -> Covered:
+    def forget(self, stream: str, seq: int) -> Covered:
         """Forget what the hub has, and return what its watermark means here."""
-        offered = self._offered_before if retained else self._offered
-        meaning = covered(Progress(self.stream, self.stored, offered), stream, seq)
-        if meaning is Covered.MOVED:
-            self.stored = seq
-            if seq - self._settled >= self._bounds.settle_after:
-                self._settle_if_there_is_room()
+        meaning, self._progress = covered(self._progress, self.last_seq, stream, seq)
+        if meaning is Covered.MOVED and self.stored - self._settled >= self._bounds.settle_after:
+            self._settle_if_there_is_room()
         return meaning
 
-    def renew(self, stamp: Stamp, saying: Saying) -> StreamId:
-        """Go on in a new stream, with ``saying`` after all that was never offered.
+    def newest_stored(self) -> Event | None:
+        """Return the newest event that the hub has said to have, to ask it.
 
-        What was offered is as old as the copy, and the hub's watermark, which is beyond it, covers it.
+        It follows the number before its own, even where that is of another stream: a hub that knows nothing of the
+        stream would take the first record of it for all there is, and have it from then on.
         """
-        stream = StreamId(new_stream_id())
-        with self._transaction():
-            self._db.execute("DELETE FROM outbox WHERE seq <= ?", (self._offered_before,))
-            rows = self._db.execute("SELECT seq FROM outbox ORDER BY seq").fetchall()
-            moves = [(new, old) for new, (old,) in enumerate(rows, start=1) if new != old]
-            self._db.executemany("UPDATE outbox SET seq = ? WHERE seq = ?", moves)
-            self._db.execute("UPDATE outbox SET offered = 0")
-            offered = len(rows) if self._linked else 0
-            self._db.execute("UPDATE life SET stream = ?, stored = 0, offered = ?", (stream, offered))
-            self._append(event_of(saying, stamp, Place(stream, len(rows) + 1, len(rows))))
-        self._load()
-        return stream
+        row = self._db.execute(
+            "SELECT document FROM outbox WHERE kind = 'event' AND seq <= ? ORDER BY seq DESC LIMIT 1", (self.stored,)
+        ).fetchone()
+        event = None if row is None else as_sent(row[0])
+        return None if event is None else structs.replace(event, prev=event.seq - 1)
+
+    def set_back(self) -> int:
+        """Let all go again that is still here; return how many records of those that the hub had said to have.
+
+        Only in memory: what the disk says to be stored keeps numbers from being given twice. After a crash on the way
+        the hub is asked anew.
+        """
+        kept = self._db.execute(_KEPT, (self.stored,)).fetchall()
+        spans = (Span(StreamId(stream), first, last) for stream, first, last, _ in kept)
+        self._progress = set_back(self._progress, spans)
+        return sum(count for *_, count in kept)
 
     def connection(self) -> int:
         """Return a number for a connection, larger than all before."""
@@ -192,7 +255,6 @@ class Book:
 
     def linked(self) -> None:
         """A connection stands: from now on any record may be sent."""
-        self._offered_before = self._offered
         if self.last_seq > self._offered:
             with self._transaction():
                 self._db.execute("UPDATE life SET offered = ?", (self.last_seq,))
@@ -202,7 +264,6 @@ class Book:
     def unlinked(self) -> None:
         """The connection is gone: none of the records to come is sent before the next ``linked``."""
         self._linked = False
-        self._offered_before = self._offered  # what the next connection hears may cover all that this one sent
 
     # --- for people -----------------------------------------------------------------------------------------
 
@@ -244,6 +305,7 @@ class Book:
         """Write down the watermark, and forget what it covers but for the last events."""
         with self._transaction():
             self._db.execute("UPDATE life SET stored = max(stored, ?)", (self.stored,))
+            self._db.execute("DELETE FROM streams WHERE first < ?", (self._progress.spans[0].first,))
             spare = self._db.execute(
                 "SELECT seq FROM outbox WHERE kind = 'event' ORDER BY seq DESC LIMIT 1 OFFSET ?",
                 (self._bounds.events,),
@@ -263,7 +325,7 @@ class Book:
         if not self._linked and self._bytes > self._bounds.events_bytes and self._flooded():
             row = self._db.execute(_SAME_EVENT, {"offered": self._offered, **_sameness(event)}).fetchone()
             if row is not None:
-                return self._count_into(as_record(row[1], Place(self.stream, row[0], 0)), event)
+                return self._count_into(as_record(row[1], placed(self._progress, row[0], 0)), event)
         return self._append(event)
 
     def _flooded(self) -> bool:
@@ -289,6 +351,8 @@ class Book:
             document = encode(record)
         _refuse_unsayable(record, document)
         kind = "event" if isinstance(record, Event) else "heartbeat"
+        if record.seq == self._progress.spans[-1].first:
+            self._db.execute("INSERT INTO streams VALUES (?, ?)", (record.seq, self.stream))
         self._db.execute("INSERT INTO outbox VALUES (?, ?, ?, ?)", (record.seq, kind, self._linked, document))
         self._bytes += len(document)
         return record.seq
@@ -299,7 +363,7 @@ class Book:
 
     def _place(self) -> Place:
         newest = self._newest()
-        return Place(self.stream, newest + 1, newest)
+        return placed(self._progress, newest + 1, newest)
 
     def _newest(self) -> int:
         (newest,) = self._db.execute(
@@ -313,10 +377,8 @@ class Book:
         """Past the bound, drop every second heartbeat of the older half, and tell it."""
         if self._bytes <= self._bounds.outbox_bytes:
             return
-        (heartbeats,) = self._db.execute(
-            "SELECT count(*) FROM outbox WHERE kind = 'heartbeat' AND seq > ?", (self.stored,)
-        ).fetchone()
-        dropped = heartbeats // 4
+        heartbeats, thinnable = self._db.execute(_THINNABLE, {"stored": self.stored}).fetchone()
+        dropped = thinnable // 4
         if dropped < self._bounds.thinned_at_least:
             return
         saying = Saying(
@@ -330,6 +392,11 @@ class Book:
             self._append(event_of(saying, stamp, self._place()))
 
 
+# Of the records that the hub has said to have, by the stream that they were written under.
+_KEPT: Final = """SELECT stream, min(seq), max(seq), count(*) FROM (
+        SELECT seq, json_extract(CAST(document AS TEXT), '$.stream') AS stream
+        FROM outbox WHERE seq <= ? AND json_valid(CAST(document AS TEXT))
+    ) WHERE stream IS NOT NULL GROUP BY stream ORDER BY min(seq)"""
 _SAME_EVENT: Final = """SELECT seq, document FROM outbox
     WHERE kind = 'event' AND seq > :offered
         AND json_extract(CAST(document AS TEXT), '$.kind') = :kind
@@ -343,12 +410,17 @@ def _sameness(event: Event) -> dict[str, str | None]:
     return {"kind": event.kind, "reason": event.reason, "commit": event.commit, "release": event.release}
 
 
-_SECOND_OF_OLDER_HALF: Final = """seq IN (
+# The last record of a stream that ended stays, or its end would not be known. Half of those that may go never reaches
+# the newest of all, whose number would be given again.
+_MAY_GO: Final = "seq NOT IN (SELECT first - 1 FROM streams)"
+_THINNABLE: Final = f"""SELECT count(*), count(*) FILTER (WHERE {_MAY_GO})
+    FROM outbox WHERE kind = 'heartbeat' AND seq > :stored"""  # noqa: S608 - of constants
+_SECOND_OF_OLDER_HALF: Final = f"""seq IN (
     SELECT seq FROM (
         SELECT seq, row_number() OVER (ORDER BY seq) AS number
-        FROM outbox WHERE kind = 'heartbeat' AND seq > :stored
+        FROM outbox WHERE kind = 'heartbeat' AND seq > :stored AND {_MAY_GO}
     ) WHERE number <= :older AND number % 2 = 1
-)"""
+)"""  # noqa: S608 - of constants
 
 
 def _refuse_unsayable(record: Record, document: bytes) -> None:

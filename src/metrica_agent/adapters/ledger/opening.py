@@ -6,7 +6,6 @@ import errno
 import os
 import sqlite3
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -46,6 +45,22 @@ MIGRATIONS: Final = (
         document BLOB NOT NULL
     ) STRICT;
     """,
+    """
+    CREATE TABLE streams (
+        first INTEGER PRIMARY KEY,               -- number of it; it goes up to the next one's
+        stream TEXT NOT NULL
+    ) STRICT;
+    INSERT INTO streams SELECT 1, stream FROM life;
+    ALTER TABLE life DROP COLUMN stream;
+    ALTER TABLE life ADD COLUMN machine TEXT NOT NULL DEFAULT '';
+    """,
+    """
+    CREATE TABLE commands (
+        number INTEGER PRIMARY KEY,
+        document BLOB NOT NULL
+    ) STRICT;
+    ALTER TABLE life ADD COLUMN commands INTEGER NOT NULL DEFAULT 0; -- all up to here count as taken
+    """,
 )
 """Schema n is what the first n of these make; ``user_version`` says which a file has."""
 
@@ -59,8 +74,7 @@ BUSY_MS: Final = 5000
 ASIDE_KEPT: Final = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(msgspec.Struct, frozen=True):
     """What was found at the path."""
 
     fresh: bool
@@ -152,7 +166,7 @@ def _migrate(db: sqlite3.Connection, path: Path) -> None:
         )
     for number in range(version, len(MIGRATIONS)):
         db.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT")
-    db.execute("INSERT OR IGNORE INTO life (id, stream) VALUES (1, ?)", (new_stream_id(),))
+    db.execute("INSERT OR IGNORE INTO life (id) VALUES (1)")
 
 
 def new_stream_id() -> str:

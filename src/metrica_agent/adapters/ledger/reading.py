@@ -14,6 +14,8 @@ from urllib.parse import quote
 import msgspec
 from msgspec import structs
 
+from metrica_agent.decisions.commanding import Book as Commands
+from metrica_agent.decisions.commanding import Taken
 from metrica_agent.decisions.outbox import Place, unreadable
 from metrica_agent.decisions.world import Decision, Memory, Stamp
 from metrica_fleet.codec import decode
@@ -29,6 +31,13 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _MEMORY: Final = msgspec.json.Decoder(Memory)
+_EVENTS: Final = """SELECT
+    coalesce(
+        (SELECT stream FROM streams WHERE first <= seq ORDER BY first DESC LIMIT 1),
+        (SELECT stream FROM streams ORDER BY first LIMIT 1) -- the hub has it: its own stream is forgotten
+    ), seq, document
+    FROM outbox WHERE kind = 'event' ORDER BY seq DESC LIMIT ?"""
+_TAKEN: Final = msgspec.json.Decoder(Taken)
 _DECISION: Final = msgspec.json.Decoder(tuple[Stamp, Decision])
 
 
@@ -36,6 +45,14 @@ def read_memory(db: sqlite3.Connection) -> Memory:
     """Return what the agent remembers; nothing in a new file."""
     row = db.execute("SELECT document FROM memory").fetchone()
     return Memory() if row is None else _MEMORY.decode(row[0])
+
+
+def read_commands(db: sqlite3.Connection) -> Commands:
+    """Return the commands that are remembered."""
+    (floor,) = db.execute("SELECT commands FROM life").fetchone()
+    rows = db.execute("SELECT document FROM commands ORDER BY number")
+    taken = [_TAKEN.decode(document) for (document,) in rows]
+    return Commands(floor=floor, taken={one.number: one for one in taken})
 
 
 def read_decisions(db: sqlite3.Connection, limit: int) -> tuple[tuple[Stamp, Decision], ...]:
@@ -46,14 +63,8 @@ def read_decisions(db: sqlite3.Connection, limit: int) -> tuple[tuple[Stamp, Dec
 
 def read_events(db: sqlite3.Connection, limit: int) -> tuple[Event, ...]:
     """Return the last events, newest first, whether the hub has them or not."""
-    life = db.execute("SELECT stream FROM life").fetchone()
-    if life is None:
-        return ()  # another process is just making the file
-    (stream,) = life
-    rows = db.execute(
-        "SELECT seq, document FROM outbox WHERE kind = 'event' ORDER BY seq DESC LIMIT ?", (limit,)
-    ).fetchall()
-    found = (as_record(document, Place(StreamId(stream), seq, seq - 1)) for seq, document in rows)
+    rows = db.execute(_EVENTS, (limit,)).fetchall()
+    found = (as_record(document, Place(StreamId(stream), seq, seq - 1)) for stream, seq, document in rows)
     return tuple(event for event in found if isinstance(event, Event))
 
 
@@ -64,6 +75,15 @@ def as_record(document: bytes, place: Place) -> Record:
     except Unusable:
         return unreadable(document, place)
     return structs.replace(record, stream=place.stream, seq=place.seq, prev=place.prev)
+
+
+def as_sent(document: bytes) -> Event | None:
+    """Return the event of a row with the numbers that it was written under; ``None`` where it can't be read."""
+    try:
+        record = decode(RECORDS, document)
+    except Unusable:
+        return None
+    return record if isinstance(record, Event) else None
 
 
 def remembered(path: Path) -> Memory:

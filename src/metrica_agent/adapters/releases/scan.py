@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from hashlib import file_digest, sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -15,7 +16,6 @@ from metrica_fleet.errors import Unusable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 MANIFEST: Final = "MANIFEST"
 _CONTENT: Final = "content"
@@ -146,16 +146,27 @@ def _glance_at(path: bytes) -> bytes:
 
 def held_locks(folder: Path) -> frozenset[str]:
     """Return the names of the folders below ``folder`` in which there is something called ``lock``."""
-    if not folder.is_dir():
+    try:
+        names = os.listdir(folder)  # noqa: PTH208 - before every decision while a commit waits
+    except (FileNotFoundError, NotADirectoryError):
         return frozenset()
-    return frozenset(path.name for path in folder.iterdir() if os.path.lexists(path / _LOCK))
+    return frozenset(name for name in names if os.path.lexists(f"{folder}/{name}/{_LOCK}"))
 
 
 def _entries(folder: Path) -> Iterator[FileEntry]:
-    for at, folders, files in os.walk(folder):
-        for name in (*files, *(one for one in folders if os.path.islink(f"{at}/{one}"))):  # noqa: PTH114
-            whole = f"{at}/{name}"
-            yield entry_of(folder / os.path.relpath(whole, folder), os.path.relpath(whole, folder))
+    waiting, above = [str(folder)], len(f"{folder}/")
+    while waiting:
+        at = waiting.pop()
+        try:
+            with os.scandir(at) as found:
+                entries = list(found)
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # nothing is below it
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(entry.path)
+            else:
+                yield entry_of(Path(entry.path), entry.path[above:])
 
 
 def entry_of(path: Path, relative: str) -> FileEntry:

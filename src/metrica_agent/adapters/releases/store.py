@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
-import tempfile
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _COMPOSE: Final = "compose.json"
 _RELEASE: Final = "release.json"
 _LOCKS: Final = "locks"
+_DIGEST: Final = re.compile(DIGEST_PATTERN)
 _MODES: Final = {"releases": 0o700, "content": 0o711, "incoming": 0o700, "data": 0o755, "spare": 0o700}
 """A content's path is passed through, never listed: who does not know a digest finds nothing."""
 _MANY_FILES: Final = 1 << 40
@@ -285,13 +286,21 @@ class Releases:
 
     def _new_work(self) -> Path:
         self._make_ours()
-        return Path(tempfile.mkdtemp(dir=self._incoming))
+        folder = self._incoming / f"tmp{os.urandom(8).hex()}"
+        folder.mkdir(0o700)
+        return folder
 
     def _here(self) -> list[ReleaseDigest]:
-        if not self._releases.is_dir():
+        # Looked at before every decision: plain text, for a Path costs as much as the system call that it is made for.
+        try:
+            names = os.listdir(self._releases)  # noqa: PTH208
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        names = [path.name for path in self._releases.iterdir() if (path / MANIFEST).is_file()]
-        return [ReleaseDigest(name) for name in names if re.search(DIGEST_PATTERN, name)]
+        return [
+            ReleaseDigest(name)
+            for name in names
+            if _DIGEST.search(name) and os.path.isfile(f"{self._releases}/{name}/{MANIFEST}")  # noqa: PTH113
+        ]
 
     def _load(self, digest: ReleaseDigest) -> Release | None:
         try:
@@ -356,10 +365,16 @@ class Releases:
         return Space(free_bytes=status.f_bavail * status.f_frsize, free_files=free_files)
 
     def _pointed_at(self) -> ReleaseDigest | None:
-        if not self._current.is_symlink():
+        try:
+            target = os.readlink(self._current)  # noqa: PTH115 - see _here
+        except FileNotFoundError:
             return None
-        folder, _, name = str(self._current.readlink()).rpartition("/")
-        return ReleaseDigest(name) if folder == "releases" and re.search(DIGEST_PATTERN, name) else None
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # it is no link
+                return None
+            raise
+        folder, _, name = target.rpartition("/")
+        return ReleaseDigest(name) if folder == "releases" and _DIGEST.search(name) else None
 
     def _switch(self, digest: ReleaseDigest) -> None:
         if not (self.folder(digest) / MANIFEST).is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import mqtt5
@@ -11,7 +12,7 @@ from metrica_hub.decisions.intake import Delivery
 from metrica_hub.errors import BusAway
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 MAX_PACKET_BYTES: Final = 256 * 1024
 """Announced to the broker. Larger than any message we read (64 KiB), so that a too large one becomes a dead letter."""
@@ -48,6 +49,8 @@ class Link(asyncio.Protocol):
         self.welcomed: asyncio.Future[mqtt5.ConnAckPacket] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
         self._listener = listener
+        self._pings: deque[asyncio.Future[None]] = deque()
+        self._unsubscriptions = 0
         self._loop = loop
         self._heard_at = loop.time()
         self._rest = b""
@@ -85,6 +88,21 @@ class Link(asyncio.Protocol):
         """Acknowledge deliveries of this connection, in this order."""
         self.send(mqtt5.PubAckPacket(packet_id).write() for packet_id in packet_ids)
 
+    def ping(self) -> asyncio.Future[None]:
+        """Ask for an answer; it comes behind all that the broker had to send. A connection that ends is one too."""
+        answer: asyncio.Future[None] = self._loop.create_future()
+        if self.ended.done():
+            answer.set_result(None)
+        else:
+            self._pings.append(answer)
+            self.send([mqtt5.PingReqPacket().write()])
+        return answer
+
+    def unsubscribe(self, packet_id: int, filters: Sequence[str]) -> None:
+        """Ask for no more messages of ``filters``; those that wait for us come all the same."""
+        self._unsubscriptions += 1
+        self.send([mqtt5.UnsubscribePacket(packet_id, list(filters)).write()])
+
     def pause(self) -> None:
         """Stop reading; the broker keeps what it has."""
         if self._transport is not None and not self.paused and not self.ended.done():
@@ -109,6 +127,8 @@ class Link(asyncio.Protocol):
             self.ended.exception()  # it is told by whoever awaits the end; nobody may be left to
         if not self.welcomed.done():
             self.welcomed.cancel()
+        while self._pings:
+            self._answered_ping()
         if self._transport is not None:
             self._transport.abort()
 
@@ -146,7 +166,9 @@ class Link(asyncio.Protocol):
             case mqtt5.PubAckPacket(packet_id=packet_id, reason_code=code):
                 self._listener.acknowledged(packet_id, code.name.lower() if int(code) >= _REFUSED else None)
             case mqtt5.PingRespPacket():
-                pass
+                self._answered_ping()
+            case mqtt5.UnsubAckPacket() if self._unsubscriptions:
+                self._unsubscriptions -= 1
             case mqtt5.ConnAckPacket() if not self.welcomed.done():
                 self.welcomed.set_result(packet)
             case mqtt5.SubAckPacket(reason_codes=codes):
@@ -158,6 +180,10 @@ class Link(asyncio.Protocol):
                 raise BusAway(f"the broker ended the connection: {code.name.lower()}", reason="broker-disconnected")
             case _:
                 raise BusAway(f"the broker sent a {type(packet).__name__} out of turn", reason="broken-packet")
+
+    def _answered_ping(self) -> None:
+        if self._pings and not (answer := self._pings.popleft()).done():
+            answer.set_result(None)
 
     def _published(self, packet: mqtt5.PublishPacket) -> None:
         if packet.qos == mqtt5.QoS.EXACTLY_ONCE or not packet.topic:

@@ -12,19 +12,21 @@ import mqtt5
 import structlog
 
 from metrica_fleet.retry import full_jitter
+from metrica_fleet.topics import ANSWERS, RECORDS
 from metrica_hub.adapters import aside
 from metrica_hub.adapters.bus.link import MAX_PACKET_BYTES, Link
 from metrica_hub.adapters.bus.sayings import Saying, Sayings
-from metrica_hub.decisions.flow import Load, Marks, should_pause
+from metrica_hub.decisions.flow import Load, Marks, Pace, Talkers, rest_s, should_pause
 from metrica_hub.errors import BusAway
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from metrica_hub.decisions.intake import Delivery
 
 SESSION_EXPIRY_S: Final = 7 * 24 * 3600
-RECEIVE_MAXIMUM: Final = 2000
+RECEIVE_MAXIMUM: Final = Marks().messages
+"""As many as may wait here (``decisions/flow.py``): with fewer, a broker that keeps to it would rest in each commit."""
 KEEP_ALIVE_S: Final = 30
 _CONNECT_TIMEOUT_S: Final = 10.0
 _RETRY_BASE_S: Final = 1.0
@@ -56,6 +58,16 @@ class Broker:
     account: Account | None = None
     figures: tuple[str, ...] = ()
     """Topics of the broker's own figures; a broker may have none, or refuse them."""
+    asides: tuple[str, ...] = ()
+    """Topics whose messages go their own way, as the figures do: retained, so that none need be kept for us."""
+    answers: tuple[str, ...] = ()
+    """What is taken at most once, so that however much it is, the records are not held up."""
+    forsaken: tuple[str, ...] = ()
+    """What our session may still be subscribed to, from a time when we wanted it."""
+    lasting: bool = True
+    """Whether the broker keeps our session, and collects for it, while we are away."""
+    keep_alive_s: int = KEEP_ALIVE_S
+    """After half as long again without a word from us the broker takes us for gone."""
 
 
 class Bus:
@@ -68,18 +80,35 @@ class Bus:
         chance: Callable[[], float],
         on_connected: Callable[[], object],
         on_figure: Callable[[str, bytes], object] = lambda topic, payload: None,  # noqa: ARG005
+        on_answer: Callable[[str, bytes], object] = lambda topic, payload: None,  # noqa: ARG005
         marks: Marks | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._broker = broker
         self._chance = chance
         self._on_connected = on_connected
         self._on_figure = on_figure
+        self._on_answer = on_answer
         self._marks = marks or Marks()
+        self._pace = pace or Pace()
+        self._came = 0
+        """Records in this read."""
+        self._read_at = 0.0
+        self._talkers = Talkers()
+        self._waited = False
+        self._rest_s = 0.0
+        self._resting: asyncio.TimerHandle | None = None
+        self._braked = False
         self._queue: deque[Delivery] = deque()
         self._arrived = asyncio.Event()
         self._may_connect = asyncio.Event()
         self._messages = 0
         self._bytes = 0
+        self._received = 0
+        self._all_acknowledged = asyncio.Event()
+        self._all_acknowledged.set()
+        self.acknowledged_batches = 0
+        """Rises with each call of ``acknowledge``: who takes gets on with it."""
         self._sayings = Sayings()
         self._window = 0
         self._link: Link | None = None
@@ -96,6 +125,11 @@ class Bus:
         """How many messages were received and not yet acknowledged."""
         return self._messages
 
+    @property
+    def braked(self) -> bool:
+        """Whether nothing is read for now, because too much waits."""
+        return self._braked
+
     def let_connect(self) -> None:
         """Open a connection, and another when it is lost. Until this is called there is none."""
         self._may_connect.set()
@@ -104,11 +138,29 @@ class Bus:
         """Keep the connection that stands; open no other."""
         self._may_connect.clear()
 
-    def hang_up(self) -> None:
-        """End the connection and open no other: another hub has the bus."""
+    def hang_up(self, why: str = "another hub leads") -> None:
+        """End the connection and open no other."""
         self._may_connect.clear()
         if self._link is not None:
-            self._link.fail(BusAway("another hub leads", reason="hung-up"))
+            self._link.fail(BusAway(why, reason="hung-up"))
+
+    async def withdraw(self) -> None:
+        """Ask for nothing more; return when all that was on its way to us is acknowledged, and all that we say is said.
+
+        Whoever takes and acknowledges must go on meanwhile. Returns at once without a connection, or when it is lost.
+        """
+        self._may_connect.clear()
+        link = self._link
+        if link is None:
+            return
+        link.unsubscribe(self._sayings.fresh_id(), self._broker.filters)
+        is_over = False
+        while not is_over and not link.ended.done():
+            await self._all_acknowledged.wait()
+            before = self._received
+            # The broker sends what it held back when we acknowledge; it answers the ping behind that.
+            await link.ping()
+            is_over = self._received == before and not self._sayings.topics()
 
     async def run(self) -> None:
         """Keep a connection while there may be one, for ever."""
@@ -126,7 +178,13 @@ class Bus:
                 if error.reason in {"taken-over", "refused", "subscription-refused"}:
                     attempt = _PATIENT
                 hint = "; is another hub running?" if short_lived >= _SUSPICIOUS else ""
-                _log.warning("bus.lost", error_kind=error.reason, error=error.message + hint, broker=self._broker.host)
+                _log.warning(
+                    "bus.lost",
+                    error_kind=error.reason,
+                    error=error.message + hint,
+                    broker=self._broker.host,
+                    client=self._broker.client_id,
+                )
             finally:
                 self._link = None
                 self._sayings.connection_lost()
@@ -141,6 +199,7 @@ class Bus:
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """Tell the broker that ``deliveries`` (as taken, in order) need not be delivered again."""
+        self.acknowledged_batches += 1
         self._messages -= len(deliveries)
         self._bytes -= sum(len(delivery.payload) for delivery in deliveries)
         link = self._link
@@ -150,28 +209,58 @@ class Bus:
                 for delivery in deliveries
                 if delivery.link == link.number and delivery.packet_id is not None
             )
+        if self._messages == 0:
+            self._all_acknowledged.set()
         self._regulate()
 
     def say(self, topic: str, payload: bytes) -> None:
         """Publish ``payload``, retained, at least once, as soon as the broker can take it."""
-        self._sayings.add(Saying(topic, payload))
+        self.say_all([(topic, payload)])
+
+    def say_all(self, sayings: Iterable[tuple[str, bytes]]) -> None:
+        """The same for several topics and their payloads, sent together."""
+        for topic, payload in sayings:
+            self._sayings.add(Saying(topic, payload))
         self._send_sayings()
+
+    def unsaid(self) -> set[str]:
+        """Return the topics on which the broker does not yet have what we said last."""
+        return self._sayings.topics()
+
+    def tell(self, topic: str, payload: bytes) -> None:
+        """Publish ``payload``, not retained; without a connection, or when that is lost, it is forgotten."""
+        if self._link is not None:
+            self._sayings.add(Saying(topic, payload, is_retained=False))
+            self._send_sayings()
 
     # What a link tells
 
     def delivered(self, delivery: Delivery) -> None:
-        """Queue a message; what the broker says of itself goes its own way."""
-        if delivery.topic.startswith("$"):
+        """Queue a message; what the broker says of itself, and what is said aside, goes its own way."""
+        if delivery.topic.startswith("$") or delivery.topic in self._broker.asides:
             self._on_figure(delivery.topic, delivery.payload)
             return
+        if delivery.packet_id is None and delivery.topic.endswith(ANSWERS.name):
+            self._on_answer(delivery.topic, delivery.payload)
+            return
         self._queue.append(delivery)
+        self._all_acknowledged.clear()
+        self._received += 1
         self._messages += 1
+        if delivery.topic.endswith(RECORDS.name):
+            self._came += 1
+            now = asyncio.get_running_loop().time()
+            self._waited = self._talkers.waits(delivery.topic, delivery.payload, now) or self._waited
         self._bytes += len(delivery.payload)
 
     def read_some(self) -> None:
-        """Wake whoever takes, and brake when there is too much."""
+        """Wake whoever takes; rest, or brake when there is too much."""
         if self._queue:
             self._arrived.set()
+        # Half a window at a time: one saying for each acknowledgement would be a write for each read.
+        if self._sayings.awaited <= self._window // 2:
+            self._send_sayings()
+        self._rest()
         self._regulate()
 
     def acknowledged(self, packet_id: int, refusal: str | None) -> None:
@@ -179,7 +268,6 @@ class Bus:
         saying = self._sayings.acknowledged(packet_id)
         if refusal is not None and saying is not None:
             _log.error("bus.denied", topic=saying.topic, error=refusal)
-        self._send_sayings()
 
     # One connection
 
@@ -197,11 +285,16 @@ class Bus:
             self._welcomed_at = asyncio.get_running_loop().time()
             self._window = welcome.receive_max
             self._subscribe(link)
-            _log.info("bus.connected", broker=self._broker.host, session_kept=welcome.session_present)
+            _log.info(
+                "bus.connected",
+                broker=self._broker.host,
+                client=self._broker.client_id,
+                session_kept=welcome.session_present,
+            )
             self._on_connected()
             self._send_sayings()
             self._regulate()
-            await self._stay(link, welcome.server_keep_alive or KEEP_ALIVE_S)
+            await self._stay(link, welcome.server_keep_alive or self._broker.keep_alive_s)
         finally:
             link.leave()
 
@@ -237,9 +330,9 @@ class Bus:
             self._broker.client_id,
             username=account.username if account else None,
             password=account.password if account else None,
-            clean_start=False,
-            keep_alive=KEEP_ALIVE_S,
-            session_expiry_interval=SESSION_EXPIRY_S,
+            clean_start=not self._broker.lasting,
+            keep_alive=self._broker.keep_alive_s,
+            session_expiry_interval=SESSION_EXPIRY_S if self._broker.lasting else 0,
             receive_max=RECEIVE_MAXIMUM,
             max_packet_size=MAX_PACKET_BYTES,
         )
@@ -255,13 +348,16 @@ class Bus:
         return welcome
 
     def _subscribe(self, link: Link) -> None:
+        if self._broker.forsaken:
+            link.unsubscribe(self._sayings.fresh_id(), self._broker.forsaken)
         # retain_as_published=False: the retain flag then means "from memory", not "published with it".
         filters = [
             mqtt5.TopicFilter(pattern, max_qos=mqtt5.QoS.AT_LEAST_ONCE, retain_as_published=False)
             for pattern in self._broker.filters
         ]
         link.needed = len(filters)
-        filters += [mqtt5.TopicFilter(topic, max_qos=mqtt5.QoS.AT_MOST_ONCE) for topic in self._broker.figures]
+        seldom = (*self._broker.asides, *self._broker.answers, *self._broker.figures)
+        filters += [mqtt5.TopicFilter(topic, max_qos=mqtt5.QoS.AT_MOST_ONCE) for topic in seldom]
         link.send([mqtt5.SubscribePacket(self._sayings.fresh_id(), filters).write()])
 
     async def _stay(self, link: Link, keep_alive_s: int) -> None:
@@ -271,7 +367,7 @@ class Bus:
                 await link.ended
             if link.silent_s() > keep_alive_s:
                 link.fail(BusAway(f"the broker was silent for {keep_alive_s} s"))
-            link.send([mqtt5.PingReqPacket().write()])
+            link.ping()
 
     def _send_sayings(self) -> None:
         link = self._link
@@ -282,7 +378,7 @@ class Bus:
                 saying.topic,
                 saying.payload,
                 qos=mqtt5.QoS.AT_LEAST_ONCE,
-                retain=True,
+                retain=saying.is_retained,
                 packet_id=packet_id,
                 payload_format_indicator=1,
                 content_type="application/json",
@@ -292,11 +388,27 @@ class Bus:
         if packets:
             link.send(packets)
 
+    def _rest(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._came:
+            now = loop.time()
+            # What is to be said goes on when acknowledgements are read.
+            waited = self._waited or self._sayings.unsent > 0
+            self._rest_s = rest_s(self._came, now - self._read_at, self._pace, waited=waited)
+            self._read_at, self._came, self._waited = now, 0, False
+        if self._rest_s and self._resting is None:
+            self._resting = loop.call_later(self._rest_s, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = None
+        self._regulate()
+
     def _regulate(self) -> None:
+        self._braked = should_pause(Load(self._messages, self._bytes), self._marks, paused=self._braked)
         link = self._link
         if link is None:
             return
-        if should_pause(Load(self._messages, self._bytes), self._marks, paused=link.paused):
+        if self._braked or self._resting is not None:
             link.pause()
         else:
             link.resume()

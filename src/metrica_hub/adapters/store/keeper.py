@@ -28,6 +28,7 @@ _WIDTHS: Final = dict(zip((table.name for table in SUMS), (timedelta(minutes=5),
 _BEGIN: Final = """
 INSERT INTO summed (upto) SELECT coalesce(min(received_at), $1) FROM heartbeats ON CONFLICT DO NOTHING
 """
+_FORGET_STREAMS: Final = "DELETE FROM streams WHERE updated_at < now() - $1::interval RETURNING stream"
 _SUMMED: Final = "SELECT upto FROM summed FOR UPDATE"
 _IS_SUMMED: Final = "UPDATE summed SET upto = $1"
 
@@ -54,6 +55,16 @@ class Keeper:
             StoreAway: Postgres can't do it now.
         """
         return await self._undisturbed(tables, _dropped)
+
+    async def forget_streams(self, tables: Sequence[Growing]) -> int:
+        """Forget the streams that nothing was stored of for as long as anything is kept; return how many.
+
+        Raises:
+            StoreAway: Postgres can't do it now.
+        """
+        unused = timedelta(days=max(table.kept_days for table in tables))
+        async with transaction(self._pool, lock=COMMIT_LOCK) as connection:
+            return len(await connection.fetch(_FORGET_STREAMS, unused))
 
     async def sum_up(self) -> bool:
         """Sum up one more hour of heartbeats, as far as they are stored; return whether more is waiting.

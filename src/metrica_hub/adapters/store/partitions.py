@@ -37,12 +37,16 @@ class Partitions:
         Raises:
             StoreAway: Postgres can't do it now.
         """
-        known = self._known.get(table.name)
-        if known is not None and known.begins <= at < known.ends:
+        if self.has(table, at):
             return
         partition = partition_of(table, at)
         await make(connection, partition)
         self._known[table.name] = partition
+
+    def has(self, table: Table, *instants: datetime) -> bool:
+        """Whether the partition of ``table`` that is known is that of all ``instants``."""
+        known = self._known.get(table.name)
+        return known is not None and all(known.begins <= at < known.ends for at in instants)
 
     def forget(self) -> None:
         """A transaction failed: what was made in it is not there."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import asyncpg
 
+from metrica_hub.adapters.store.damage import DAMAGE
 from metrica_hub.errors import StoreAway, Unstorable
 
 if TYPE_CHECKING:
@@ -32,8 +33,17 @@ RETAIN_LOCK: Final = 0x6D657472_0003
 """Held by the hub that makes and drops partitions and sums up."""
 LEADER_LOCK: Final = 0x6D657472_0004
 """Held by the hub that leads (``lease.py``)."""
+TRAIL_LOCK: Final = 0x6D657472_0005
+"""Held while something is written into the trail: each entry covers the one before it."""
+
+ROLLOUT_LOCK: Final = 0x6D657472_0007
+"""Held through each change of a rollout, whoever makes it: the hub that leads, or a person by another hub."""
+COMMAND_LOCK: Final = 0x6D657472_0008
+"""Held while a command is given its number."""
 
 CHANGES_CHANNEL: Final = "metrica_changes"
+COMMANDS_CHANNEL: Final = "metrica_commands"
+"""Of news about commands: few, and of no concern to who watches devices."""
 
 _POISON = (
     asyncpg.DataError,
@@ -42,6 +52,7 @@ _POISON = (
     ValueError,
     OverflowError,
 )
+_DAMAGE = (asyncpg.DataCorruptedError, asyncpg.IndexCorruptedError)
 _OUTAGE = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
 
@@ -90,6 +101,10 @@ class Connection(Protocol):
         """Be told of the connection's end."""
         ...
 
+    def get_server_pid(self) -> int:
+        """Return which of Postgres's processes serves it."""
+        ...
+
     def terminate(self) -> None:
         """End it without a word."""
         ...
@@ -123,6 +138,9 @@ def meaning() -> Generator[None]:
         yield
     except _POISON as error:
         raise Unstorable(_one_line(error)) from error
+    except _DAMAGE as error:
+        DAMAGE.met(_one_line(error))
+        raise StoreAway(_one_line(error), reason="database-damaged") from error
     except _OUTAGE as error:
         raise StoreAway(_one_line(error)) from error
 
@@ -141,6 +159,7 @@ async def open_pool(url: str, *, name: str, size: int) -> Pool:
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=COMMAND_TIMEOUT_S,
             max_inactive_connection_lifetime=0,
+            reset=_as_it_is,
             server_settings=_settings(name),
         )
     return cast("Pool", pool)
@@ -175,11 +194,15 @@ async def borrowed(pool: Pool) -> AsyncGenerator[Connection]:
 
 
 @asynccontextmanager
-async def transaction(pool: Pool) -> AsyncGenerator[Connection]:
-    """Lend a connection of ``pool``; what happens inside is committed, or none of it."""
+async def transaction(pool: Pool, *, lock: int | None = None) -> AsyncGenerator[Connection]:
+    """Lend a connection of ``pool``; what happens inside is committed, or none of it.
+
+    ``lock`` is waited for and held until the end, as by ``alone``, in the same way to Postgres.
+    """
+    begin = "BEGIN" if lock is None else f"BEGIN; SELECT pg_advisory_xact_lock({lock})"
     async with borrowed(pool) as connection:
-        await connection.execute("BEGIN")
         try:
+            await connection.execute(begin)
             yield connection
         except Exception:
             await connection.execute("ROLLBACK")
@@ -193,6 +216,11 @@ async def alone(connection: Connection, lock: int) -> datetime:
     return at
 
 
+async def call(connection: Connection) -> None:
+    """Wake all hubs that listen, once this is committed."""
+    await connection.execute("SELECT pg_notify($1, '')", CHANGES_CHANNEL)
+
+
 async def close_pool(pool: Pool, *, within_s: float) -> None:
     """Close ``pool`` in good order, or at once when that takes too long."""
     try:
@@ -200,6 +228,12 @@ async def close_pool(pool: Pool, *, within_s: float) -> None:
             await pool.close()
     except _OUTAGE:
         pool.terminate()
+
+
+async def _as_it_is(connection: object) -> None:
+    # asyncpg would ask Postgres to forget settings, cursors and locks after each use, one more way there and back a
+    # batch. Our statements leave none behind; an open transaction it ends without being told.
+    del connection
 
 
 def _settings(name: str) -> dict[str, str]:

@@ -1,19 +1,27 @@
-"""Records -> rows, in the order of the statements' parameters (queries/put_*.sql)."""
+"""Records -> rows, in the order of the statements' parameters (queries/put_*.sql), or fields by columns' names."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import structs
+
+from metrica_hub.decisions.coverage import in_words
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from metrica_fleet.identity import DeviceId
     from metrica_fleet.records import Vitals
+    from metrica_hub.decisions.coverage import Coverage
+    from metrica_hub.decisions.fleet_state import StreamKey
     from metrica_hub.decisions.intake import DeadLetter
-    from metrica_hub.decisions.plan import NewEvent, NewHeartbeat, NewPresence, NewStatus, NewVitals
+    from metrica_hub.decisions.plan import Covered, NewEvent, NewHeartbeat, NewPresence, NewStatus, Writes
 
 Row = tuple[Any, ...]
+Fields = dict[str, Any]
 
 HEARTBEAT_COLUMNS: Final = (
     "device",
@@ -105,36 +113,78 @@ def presence_row(new: NewPresence) -> Row:
     )
 
 
-def status_row(new: NewStatus) -> Row:
-    """Return the parameters that put a status."""
+def batch_document(writes: Writes, was: Mapping[StreamKey, Coverage], *, heartbeats: bool) -> str:
+    """Return what ``pg_temp.put_batch`` takes (queries/functions.sql), with ``heartbeats`` or, after COPY, without."""
+    document = {
+        "heartbeats": list(map(_heartbeat_fields, writes.heartbeats)) if heartbeats else [],
+        "statuses": list(map(_status_fields, writes.statuses)),
+        "devices": _device_fields(writes),
+        "streams": [_stream_fields(one, was.get((one.device, one.stream))) for one in writes.streams],
+    }
+    return msgspec.json.encode(document).decode()
+
+
+def _heartbeat_fields(new: NewHeartbeat) -> Fields:
+    record = new.record
+    return {
+        "device": new.device,
+        "stream": record.stream,
+        "seq": record.seq,
+        "at": instant(record.at),
+        "boot_id": record.boot_id,
+        "uptime_s": record.uptime_s,
+        "commit": record.commit and "\\x" + record.commit,
+        "release": record.release and "\\x" + record.release,
+        "mode": record.mode,
+        "phase": record.phase,
+        **structs.asdict(record.vitals),
+    }
+
+
+def _status_fields(new: NewStatus) -> Fields:
     status = new.status
-    refused = status.refused
-    return (
-        new.device,
-        status.role,
-        list(status.tags),
-        status.mode,
-        status.commit,
-        status.release,
-        status.wanted_commit,
-        status.phase,
-        status.reason,
-        status.message,
-        refused.commit if refused else None,
-        refused.reason if refused else None,
-        refused.message if refused else None,
-        instant(status.at),
-        status.boot_id,
-        status.uptime_s,
-        status.agent_version,
-        status.stream,
-        status.last_seq,
-    )
+    refused, stop = status.refused, status.stop
+    return {
+        "device": new.device,
+        "role": status.role,
+        "tags": status.tags,
+        "mode": status.mode,
+        "commit": status.commit,
+        "release": status.release,
+        "wanted_commit": status.wanted_commit,
+        "phase": status.phase,
+        "reason": status.reason,
+        "message": status.message,
+        "refused_commit": refused.commit if refused else None,
+        "refused_reason": refused.reason if refused else None,
+        "refused_message": refused.message if refused else None,
+        "status_at": instant(status.at),
+        "status_boot_id": status.boot_id,
+        "status_uptime_s": status.uptime_s,
+        "agent_version": status.agent_version,
+        "stream": status.stream,
+        "last_seq": status.last_seq,
+        "heartbeat_s": status.heartbeat_s,
+        "stop_number": stop.number if stop else None,
+        "stop_level": stop.level if stop else None,
+        "stop_source": stop.source if stop else None,
+        "stop_done": stop.done if stop else None,
+    }
 
 
-def vitals_row(new: NewVitals) -> Row:
-    """Return the parameters that put a device's vitals."""
-    return (new.device, new.boot_id, new.uptime_s, *_vitals(new.vitals), new.begins_boot)
+def _device_fields(writes: Writes) -> list[Fields]:
+    fields: dict[DeviceId, Fields] = {one.device: {"device": one.device, "heard_at": one.at} for one in writes.heard}
+    for new in writes.vitals:
+        fields.setdefault(new.device, {"device": new.device}).update(
+            begins_boot=new.begins_boot, boot_id=new.boot_id, uptime_s=new.uptime_s, **structs.asdict(new.vitals)
+        )
+    return [fields[device] for device in sorted(fields)]
+
+
+def _stream_fields(one: Covered, was: Coverage | None) -> Fields:
+    before = {"was_stored": was.stored, "was_ahead": in_words(was.ahead)} if was else {}
+    after = {"stored_seq": one.coverage.stored, "ahead": in_words(one.coverage.ahead)}
+    return {"device": one.device, "stream": one.stream, **before, **after}
 
 
 def dead_letter_row(letter: DeadLetter, stored_at: datetime) -> Row:
@@ -153,8 +203,8 @@ def dead_letter_row(letter: DeadLetter, stored_at: datetime) -> Row:
     )
 
 
-def columns_of(rows: list[Row]) -> list[tuple[Any, ...]]:
-    """Turn rows into columns, as ``unnest`` takes them."""
+def columns_of(rows: Sequence[Row]) -> list[tuple[Any, ...]]:
+    """Turn rows, at least one, into columns, as ``unnest`` takes them."""
     return list(zip(*rows, strict=True))
 
 

@@ -11,7 +11,6 @@ from metrica_fleet.records import Vitals
 
 STAMP = Stamp(boot_id=BootId("boot-1"), uptime_s=12.5, at="2026-11-23T20:52:00.123Z")
 LATER = Stamp(boot_id=BootId("boot-1"), uptime_s=99.0, at=None)
-RENEWED = Saying(kind="outbox.renewed", reason="older-copy")
 
 
 def commit(number: int) -> CommitId:

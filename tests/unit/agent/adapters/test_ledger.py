@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.unit.agent.adapters.ledgers import (
     LATER,
-    RENEWED,
     STAMP,
     decision,
     remembering,
@@ -27,10 +26,12 @@ from metrica_agent.adapters.ledger import (
     recent_events,
     remembered,
 )
-from metrica_agent.decisions.outbox import Covered
+from metrica_agent.adapters.ledger.opening import MIGRATIONS
+from metrica_agent.decisions.outbox import Covered, Place, event_of
 from metrica_agent.decisions.world import Memory, Saying
+from metrica_fleet.codec import encode
 from metrica_fleet.errors import NotNow, Ours, Unusable
-from metrica_fleet.identity import BootId
+from metrica_fleet.identity import BootId, StreamId
 from metrica_fleet.records import Event, Heartbeat, advanced
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ async def test_all_of_a_record_is_there_after_reopening(path: Path) -> None:
     assert again.memory() == remembering(3)
     assert await again.decisions(5) == ((STAMP, decision(1)),)
     assert [(event.seq, event.message) for event in await again.recent_events(5)] == [(2, "two"), (1, "one")]
-    assert again.stream == ledger.stream
+    assert again.stream != ledger.stream
+    assert {event.stream for event in await again.recent_events(5)} == {ledger.stream}
     await again.close()
 
 
@@ -182,7 +184,7 @@ async def test_any_watermark_is_harmless(ledger: Ledger) -> None:
     assert await ledger.forget("f" * 32, 1000) is Covered.FOREIGN
     assert await ledger.forget(ledger.stream, 3) is Covered.MOVED
     assert await ledger.forget(ledger.stream, 3) is Covered.KNOWN
-    assert await ledger.forget(ledger.stream, 1) is Covered.KNOWN
+    assert await ledger.forget(ledger.stream, 1) is Covered.BEHIND
     assert ledger.stored() == 3
     assert [record.seq for record in await ledger.unsent(0, 10)] == [4, 5]
 
@@ -196,7 +198,7 @@ async def test_numbers_go_on_when_all_is_forgotten(path: Path) -> None:
     again = await Ledger.open(path)
     assert (again.stored(), again.last_seq()) == (5, 5)
     assert await again.record(STAMP, sayings=[saying()]) == (6,)
-    assert [(record.seq, record.prev) for record in await again.unsent(0, 10)] == [(6, 5)]
+    assert [(record.seq, record.prev) for record in await again.unsent(0, 10)] == [(6, 0)]
     await again.close()
 
 
@@ -235,68 +237,128 @@ async def test_a_record_that_this_agent_cannot_read_is_told_in_its_place(path: P
     await again.close()
 
 
-# --- an older copy ------------------------------------------------------------------------------------------------
+# --- streams ------------------------------------------------------------------------------------------------------
 
 
-async def offline(ledger: Ledger, count: int) -> None:
-    for number in range(count):
-        await ledger.record(STAMP, sayings=[saying(f"offline {number}")])
+async def places(ledger: Ledger) -> list[tuple[str, int, int]]:
+    return [(record.stream, record.seq, record.prev) for record in await ledger.unsent(0, 100)]
 
 
-async def test_an_older_copy_is_known_by_a_watermark_beyond_what_was_offered(path: Path) -> None:
+async def opened_to_tell(path: Path, count: int) -> str:
+    """Open the ledger, tell something, close it; return the stream."""
     ledger = await Ledger.open(path)
-    await ledger.linked()
-    await offline(ledger, 5)
-    await ledger.unlinked()
-    await offline(ledger, 10)  # now at 15, beyond what the hub says it has: still no proof that the hub had it from us
-    await ledger.linked()
-    assert await ledger.forget(ledger.stream, 5, retained=True) is Covered.MOVED
-    assert await ledger.forget(ledger.stream, 8, retained=True) is Covered.BEYOND
-    assert await ledger.forget(ledger.stream, 8) is Covered.MOVED
-    assert await ledger.forget(ledger.stream, 16) is Covered.BEYOND
+    await ledger.record(STAMP, sayings=[saying(str(number)) for number in range(count)])
+    await ledger.close()
+    return ledger.stream
+
+
+async def test_each_opening_begins_a_stream_and_the_numbers_go_on(path: Path) -> None:
+    one, two = await opened_to_tell(path, 3), await opened_to_tell(path, 2)
+    ledger = await Ledger.open(path)
+    await ledger.record(STAMP, sayings=[saying()])
+    assert await places(ledger) == [
+        (one, 1, 0),
+        (one, 2, 1),
+        (one, 3, 2),
+        (two, 4, 0),
+        (two, 5, 4),
+        (ledger.stream, 6, 0),
+    ]
+    assert len({one, two, ledger.stream}) == 3
     await ledger.close()
 
 
-async def test_a_new_stream_takes_over_what_was_never_offered(path: Path) -> None:
+async def test_what_waits_of_earlier_streams_is_forgotten_in_its_turn(path: Path) -> None:
+    one, two = await opened_to_tell(path, 3), await opened_to_tell(path, 2)
     ledger = await Ledger.open(path)
-    await ledger.linked()
-    await offline(ledger, 5)
-    await ledger.unlinked()
-    await offline(ledger, 3)
-    await ledger.linked()
-    old = ledger.stream
-    assert await ledger.forget(old, 80, retained=True) is Covered.BEYOND
-    new = await ledger.new_stream(STAMP, RENEWED)
-    assert new == ledger.stream != old
-    records = await ledger.unsent(0, 100)
-    assert [(record.stream, record.seq, record.prev) for record in records] == [(new, n, n - 1) for n in (1, 2, 3, 4)]
-    assert [r.message for r in records if isinstance(r, Event)] == ["offline 0", "offline 1", "offline 2", ""]
-    assert (ledger.stored(), ledger.last_seq()) == (0, 4)
-    assert await ledger.forget(old, 80, retained=True) is Covered.FOREIGN
-    assert await ledger.forget(new, 4) is Covered.MOVED
+    assert await ledger.forget(two, 5) is Covered.KNOWN
+    assert ledger.stored() == 0
+    assert await ledger.forget(one, 2) is Covered.MOVED
+    assert await places(ledger) == [(one, 3, 2), (two, 4, 0), (two, 5, 4)]
+    assert await ledger.forget(one, 3) is Covered.MOVED
+    assert (ledger.stored(), await places(ledger)) == (5, [])
+    assert await ledger.forget(one, 3) is Covered.FOREIGN
     await ledger.close()
     again = await Ledger.open(path)
-    assert (again.stream, again.stored(), again.last_seq()) == (new, 4, 4)
+    assert (again.stored(), again.last_seq()) == (5, 5)
+    assert await asked(again, "SELECT count(*) FROM streams") == 0
     await again.close()
 
 
-async def test_what_was_sent_before_a_crash_is_no_older_copy(path: Path) -> None:
+async def test_an_opening_that_says_nothing_leaves_no_stream(path: Path) -> None:
+    await opened_to_tell(path, 1)
+    for _ in range(5):
+        await opened_to_tell(path, 0)
     ledger = await Ledger.open(path)
-    await ledger.linked()
-    await offline(ledger, 5)
-    await ledger._do(ledger._book._db.close)  # as a killed process leaves it
-    again = await Ledger.open(path)
-    await again.linked()
-    assert await again.forget(again.stream, 5, retained=True) is Covered.MOVED
-    await again.close()
+    assert await asked(ledger, "SELECT count(*) FROM streams") == 1
+    await ledger.close()
 
 
-async def test_what_was_sent_on_the_last_connection_is_no_older_copy_on_the_next(path: Path) -> None:
+async def test_what_copies_say_never_bears_the_same_number_and_stream(path: Path) -> None:
+    one = await opened_to_tell(path, 3)
+    copy = path.with_name("copy.sqlite")
+    copy.write_bytes(path.read_bytes())
+    original, clone = await Ledger.open(path), await Ledger.open(copy)
+    for ledger in (original, clone):
+        await ledger.record(STAMP, sayings=[saying("after")])
+    ours, theirs = await places(original), await places(clone)
+    assert ours[:3] == theirs[:3] == [(one, 1, 0), (one, 2, 1), (one, 3, 2)]
+    assert (ours[3][1:], theirs[3][1:]) == ((4, 0), (4, 0))
+    assert ours[3][0] != theirs[3][0]
+    await original.close()
+    await clone.close()
+
+
+async def test_the_last_record_of_a_stream_is_never_thinned(path: Path) -> None:
+    """Else nobody could tell that the hub has the stream to its end."""
+    bounds = Bounds(outbox_bytes=8_000, thinned_at_least=4)
+    ends: list[int] = []
+    for _ in range(12):
+        ledger = await Ledger.open(path, bounds=bounds)
+        for _ in range(7):
+            await ledger.heartbeat(STAMP, status())
+        ends.append(ledger.last_seq())
+        await ledger.close()
+    ledger = await Ledger.open(path, bounds=bounds)
+    records = await ledger.unsent(0, 1000)
+    assert len(records) < ends[-1], "it was thinned"
+    assert set(ends) <= {record.seq for record in records}
+    hub: dict[str, int] = {}
+    for record in records:
+        hub[record.stream] = advanced(hub.get(record.stream, 0), record)
+    for stream, seq in hub.items():
+        await ledger.forget(stream, seq)
+    assert ledger.stored() == ledger.last_seq()
+    await ledger.close()
+
+
+@pytest.mark.parametrize("outbox_bytes", range(2_000, 9_000, 1_000))
+@pytest.mark.parametrize("first", [1, 2, 3])
+async def test_an_agent_that_starts_for_each_heartbeat_never_thins_the_newest(
+    path: Path, first: int, outbox_bytes: int
+) -> None:
+    """Nearly every record of such a device ends a stream and stays; the number of the newest is taken."""
+    bounds = Bounds(outbox_bytes=outbox_bytes, thinned_at_least=2)
+    for heartbeats in (first, *[1] * 20):
+        ledger = await Ledger.open(path, bounds=bounds)
+        for _ in range(heartbeats):
+            seq = await ledger.heartbeat(STAMP, status())
+            assert seq in [record.seq for record in await ledger.unsent(0, 1000)]
+        await ledger.close()
+
+
+async def test_a_ledger_of_the_agent_before_keeps_its_stream_for_what_waits(path: Path) -> None:
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as db, db:
+        db.executescript(MIGRATIONS[0])
+        db.execute("INSERT INTO life (id, stream, stored) VALUES (1, ?, 2)", ("a" * 32,))
+        document = encode(event_of(saying("before"), STAMP, Place(StreamId("b" * 32), 3, 2)))
+        db.execute("INSERT INTO outbox VALUES (3, 'event', 1, ?)", (document,))
+        db.execute("PRAGMA user_version = 1")
     ledger = await Ledger.open(path)
-    await ledger.linked()
-    await offline(ledger, 5)  # written while it stood, so sent; the hub's answer was lost with the connection
-    await ledger.unlinked()
-    assert await ledger.forget(ledger.stream, 5, retained=True) is Covered.MOVED  # heard before the next one stands
+    await ledger.record(STAMP, sayings=[saying("after")])
+    assert await places(ledger) == [("a" * 32, 3, 2), (ledger.stream, 4, 0)]
+    assert await ledger.forget("a" * 32, 3) is Covered.MOVED
     await ledger.close()
 
 

@@ -141,6 +141,15 @@ def test_time_waited_is_written_down_now_and_then_and_outlives_a_reboot() -> Non
     assert after.step.memory.waiting == replace(kept, boot_id=BootId("another"), since_s=7)
 
 
+def test_time_in_which_something_else_was_waited_for_is_no_wait_for_consent() -> None:
+    """A lock that is taken anew, after hours under a hold, is not past its patience because of one before the hold."""
+    waiting = Waiting(release=NEW, reason="locked", boot_id=BOOT, since_s=0, told=("locked",))
+    hours_s = 3 * 3600.0
+    assert consent.waited(waiting, BOOT, hours_s) == (consent.UNSEEN_S, consent.UNSEEN_S)
+    held = ready(replace(STAGED, waiting=waiting), locks=frozenset({"web"}))
+    assert decide(held, hours_s).rule == "consent.locked"
+
+
 # --- locks ----------------------------------------------------------------------------------------------------
 
 

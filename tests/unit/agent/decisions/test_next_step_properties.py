@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -9,14 +11,25 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from msgspec.structs import replace
 from tests.unit.agent.decisions.worlds import desired, init, observed, release, sample, silence, web
 
-from metrica_agent.decisions import remembering, starting
+from metrica_agent.decisions import remembering, starting, stopping
+from metrica_agent.decisions.gating import GATE
 from metrica_agent.decisions.next_step import decide, kept
-from metrica_agent.decisions.orders import Given, HistoryOrder, HoldOrder, Order, SafeModeOrder
+from metrica_agent.decisions.orders import (
+    Given,
+    HistoryOrder,
+    HoldOrder,
+    Order,
+    RedeployOrder,
+    RestartOrder,
+    SafeModeOrder,
+)
 from metrica_agent.decisions.steps import (
     Apply,
     Choice,
     Clean,
+    Halt,
     Mend,
+    Obey,
     Observed,
     Preflight,
     Rest,
@@ -30,8 +43,11 @@ from metrica_agent.decisions.steps import (
     step_key,
 )
 from metrica_agent.decisions.trial import Finding, Watch
-from metrica_agent.decisions.world import Deployed, Desired, Memory, Refused, Sample, TrialKind, Unacceptable
-from metrica_fleet.identity import BootId, CommitId, ReleaseDigest
+from metrica_agent.decisions.world import Deployed, Desired, Heard, Memory, Refused, Sample, TrialKind, Unacceptable
+from metrica_fleet.gate import EVERYBODY, Gate
+from metrica_fleet.identity import BootId, CommitId, DeviceId, ReleaseDigest
+from metrica_fleet.policies import RolloutPolicy, RolloutStage
+from metrica_fleet.stop import Level, Stop, StopOrder
 
 COMMITS = [CommitId(str(number) * 40) for number in range(1, 9)]
 RELEASES = [ReleaseDigest(letter * 64) for letter in "abcd"]
@@ -48,7 +64,28 @@ ORDERS: list[Order] = [
     HoldOrder(on=True, reason="test"),
     HoldOrder(on=False, reason="test"),
     *(HistoryOrder(commit=commit, reason="test") for commit in COMMITS[:2]),
+    RestartOrder(service="web", reason="test"),
+    RestartOrder(service="none", reason="test"),
+    RedeployOrder(reason="test"),
 ]
+
+
+DEVICE = DeviceId("pi-01")
+STOPS = st.lists(
+    st.builds(
+        Stop,
+        level=st.sampled_from(Level),
+        scope=st.sampled_from(["fleet", "role:camera", "device:pi-01", "device:pi-02", "tag:north"]),
+    ),
+    max_size=2,
+).map(tuple)
+
+
+GATED = RolloutPolicy(stages=(RolloutStage(name="all", share=1.0),), prefetch_s=0.0)
+
+
+GATE_STATES = ("open", "open", "open", "done", "paused", "halted", "aborted", "aborted-back")
+RESTS = {"rest", "rest.empty", "rest.safe", "rest.unwell", "held", "stop"}
 
 
 class Deciding(RuleBasedStateMachine):
@@ -65,8 +102,11 @@ class Deciding(RuleBasedStateMachine):
         self.setbacks: dict[str, Setback] = {}
         self.watch, self.sample = Watch(), self.well()
         self.given: Given | None = None
-        self.orders = self.fresh = 0
+        self.orders = self.fresh = self.numbers = 0
+        self.heard: Heard | None = None
+        self.halted, self.up = False, True
         self.refused: dict[CommitId, set[str]] = {}
+        self.gate: Gate | None = None
 
     # --- what is seen ---
 
@@ -94,6 +134,11 @@ class Deciding(RuleBasedStateMachine):
             preflighted=self.preflighted,
             setbacks=dict(self.setbacks),
             given=self.given,
+            device=DEVICE,
+            heard=self.heard,
+            halted=self.halted,
+            running=("web",) if self.halted and self.up else (),
+            gate=self.gate,
         )
 
     def chosen(self) -> Choice:
@@ -104,9 +149,23 @@ class Deciding(RuleBasedStateMachine):
 
     # --- what happens ---
 
-    @rule(commit=st.sampled_from(COMMITS))
-    def offer(self, commit: CommitId) -> None:
-        self.candidate = desired(commit)
+    @rule(commit=st.sampled_from(COMMITS), gated=st.booleans())
+    def offer(self, commit: CommitId, *, gated: bool) -> None:
+        self.candidate = replace(desired(commit), rollout=GATED if gated else None)
+
+    @rule(commit=st.sampled_from(COMMITS), state=st.sampled_from(GATE_STATES), stage=st.sampled_from([-1, 0, 0]))
+    def the_hub_says(self, commit: CommitId, state: str, stage: int) -> None:
+        self.numbers += 1
+        self.gate = Gate(
+            fleet="home",
+            number=self.numbers,
+            issued_at=datetime(2026, 1, 1, tzinfo=UTC),
+            commit=commit,
+            stage=stage,
+            threshold=EVERYBODY * (stage + 1),
+            state=state.removesuffix("-back"),  # type: ignore[arg-type]
+            revert=state.endswith("-back"),
+        )
 
     @rule(commit=st.sampled_from(COMMITS))
     def offer_what_can_not_be_used(self, commit: CommitId) -> None:
@@ -139,6 +198,7 @@ class Deciding(RuleBasedStateMachine):
     @rule()
     def the_agent_dies(self) -> None:
         self.preflighted, self.setbacks, self.sample, self.watch = None, {}, None, Watch()
+        self.halted, self.up = False, True
         counted = starting.started(self.memory, self.boot, self.now_s)
         self.settle(counted)
 
@@ -157,6 +217,21 @@ class Deciding(RuleBasedStateMachine):
         self.orders += 1
         self.given = Given(id=str(self.orders), order=order)
 
+    @rule(stops=STOPS)
+    def somebody_stops_or_lifts(self, stops: tuple[Stop, ...]) -> None:
+        self.numbers += 1
+        order = StopOrder(fleet="home", number=self.numbers, issued_at=datetime(2026, 1, 1, tzinfo=UTC), stops=stops)
+        self.heard = Heard(order=order, by="alice")
+
+    @rule(commit=st.sampled_from(COMMITS), stops=STOPS, usable=st.booleans())
+    def git_stops_or_lifts(self, commit: CommitId, stops: tuple[Stop, ...], *, usable: bool) -> None:
+        refused = Unacceptable(commit=commit, reason="not-toml", message="m", stops=stops)
+        self.candidate = replace(desired(commit), stops=stops) if usable else refused
+
+    @rule()
+    def something_starts_a_workload(self) -> None:
+        self.up = True
+
     @rule(lost=st.sampled_from(RELEASES))
     def a_release_is_lost(self, lost: ReleaseDigest) -> None:
         self.complete.discard(lost)
@@ -174,13 +249,29 @@ class Deciding(RuleBasedStateMachine):
         self.something_is_seen_ill()
         self.all_goes_well_for_a_while(1)
 
+    @rule(commit=st.sampled_from(COMMITS), state=st.sampled_from(GATE_STATES), stage=st.sampled_from([-1, 0, 0]))
+    def a_commit_meets_its_gate(self, commit: CommitId, state: str, stage: int) -> None:
+        self.offer(commit, gated=True)
+        self.the_hub_says(commit, state, stage)
+        self.all_goes_well_for_a_while(9)
+
     @rule(outcome=OUTCOMES)
     def step(self, outcome: str) -> None:
         self.take(self.chosen(), outcome)
 
     # --- what must come of it ---
 
-    @precondition(lambda self: self.memory.safe is not None and self.memory.held is None and self.given is None)
+    @property
+    def free(self) -> bool:
+        """Whether nothing is stopped, and nothing will be once all that was heard is obeyed."""
+        memory = self.memory
+        known = stopping.known(memory, self.heard, self.candidate)
+        was = stopping.level(memory) is not None
+        return not was and stopping.in_force(known, memory, DEVICE) is None and not (known.in_git or known.ordered)
+
+    @precondition(
+        lambda self: self.memory.safe is not None and self.memory.held is None and self.given is None and self.free
+    )
     @rule()
     def a_newer_commit_leads_out_of_safe_mode(self) -> None:
         self.fresh += 1
@@ -190,7 +281,7 @@ class Deciding(RuleBasedStateMachine):
         assert self.memory.safe is None
         assert self.memory.trial is not None or self.memory.confirmed is not None
 
-    @precondition(lambda self: self.memory.safe is not None and self.given is None)
+    @precondition(lambda self: self.memory.safe is not None and self.given is None and self.free)
     @rule()
     def an_order_leads_out_of_safe_mode(self) -> None:
         self.given = Given(id="out", order=SafeModeOrder(on=False, reason="test"))
@@ -212,10 +303,30 @@ class Deciding(RuleBasedStateMachine):
             choice = self.chosen()
             self.take(choice, "done")
             if isinstance(choice.step, Wait):
-                if choice.rule in {"rest", "rest.empty", "rest.safe", "rest.unwell", "held"}:
+                if choice.rule == "stop":
+                    self.is_obeyed()
+                if choice.rule in RESTS or choice.rule.startswith(GATE):
                     return
                 self.now_s = max(choice.step.until_s, self.now_s)
         pytest.fail(f"no rest within {PATIENCE} steps; the last was {choice.rule}")
+
+    def is_obeyed(self) -> None:
+        """A device at rest under a stop stands where that wants it."""
+        memory = self.memory
+        assert memory.stop is not None
+        assert memory.stop.done
+        assert memory.trial is None
+        match stopping.level(memory):
+            case Level.HALT:
+                assert not self.up
+            case Level.SAFE:
+                assert memory.safe is not None
+                assert memory.safe.applied
+                assert self.current == memory.safe.release
+            case _:
+                assert memory.confirmed is not None or memory.safe is not None or not self.up
+        if memory.standing is not None and memory.standing in self.complete:
+            assert self.current == memory.standing
 
     @invariant()
     def what_runs_is_accounted_for(self) -> None:
@@ -227,11 +338,10 @@ class Deciding(RuleBasedStateMachine):
 
     # --- taking a step, as the converge loop does ---
 
-    def take(self, choice: Choice, outcome: str) -> None:  # noqa: C901 one case for each step
+    def take(self, choice: Choice, outcome: str) -> None:  # noqa: C901, PLR0912 one case for each step
         step = choice.step
-        if self.memory.held is not None and self.memory.trial is None and self.given is None:
-            assert isinstance(step, Wait), choice.rule
-        if outcome != "done" and not isinstance(step, Settle | Wait):
+        self.may_be_taken(choice)
+        if outcome != "done" and not isinstance(step, Settle | Obey | Wait):
             self.fail(step, outcome)
             return
         self.setbacks.pop(step_key(step), None)
@@ -255,13 +365,34 @@ class Deciding(RuleBasedStateMachine):
                 self.apply(step)
             case Mend():
                 self.complete.add(step.altered.release)  # of its spare copy, or exported again
+            case Halt():
+                self.halted, self.up = True, False
             case Rest() | Clean():
                 raise AssertionError("a machine that is well needs neither")
             case Sweep():
                 assert kept(self.memory) <= step.keep
                 self.complete &= step.keep
+            case Obey():
+                self.may_run(step.release)
+                assert self.memory.trial is None
+                assert self.current == step.release
+                self.settle(Settle(memory=self.memory, obeyed=step.given.id))
             case Wait():
                 pass
+
+    def may_be_taken(self, choice: Choice) -> None:
+        """While a stop is in force no step is begun but the way back and what leads into safe mode."""
+        level, memory, step = stopping.level(self.memory), self.memory, choice.step
+        if choice.rule.startswith("stop"):
+            return
+        if memory.held is not None and memory.trial is None and self.given is None and self.free:
+            assert isinstance(step, Wait) or choice.rule == "gate.heard", choice.rule
+        if level is None or isinstance(step, Settle | Wait):
+            return
+        assert level is not Level.HALT
+        assert isinstance(step, StageSafe | Switch | Apply | Mend)
+        back = memory.trial is not None and memory.trial.kind is TrialKind.BACK
+        assert memory.safe is not None or (back and level is Level.FREEZE)
 
     def may_run(self, digest: ReleaseDigest) -> None:
         """Nothing runs but what the ledger names: never two releases, never one that it does not know."""
@@ -285,7 +416,7 @@ class Deciding(RuleBasedStateMachine):
             refusal = Refused(commit=step.desired.commit, reason="bad", message="m")
             self.settle(remembering.refused(self.memory, refusal))
             return
-        assert isinstance(step, Stage | StageSafe | Preflight | Switch | Apply | Mend | Sweep)
+        assert isinstance(step, Stage | StageSafe | Preflight | Switch | Apply | Mend | Halt | Sweep)
         key = step_key(step)
         before = self.setbacks.get(key)
         self.setbacks[key] = Setback(
@@ -322,10 +453,16 @@ class Deciding(RuleBasedStateMachine):
             return
         assert before.trial is None
         assert before.held is None
+        assert stopping.level(before) is None
         assert before.refusal_of(trial.commit) is None
         assert trial.release not in {refused.release for refused in before.refused}
         assert trial.release in self.complete
         assert trial.release == self.preflighted
+        if isinstance(self.candidate, Desired) and self.candidate.rollout is not None:
+            gate = before.gate
+            assert gate is not None
+            assert (gate.commit, gate.number) == (trial.commit, self.gate.number if self.gate else None)
+            assert gate.state == "done" or (gate.state == "open" and gate.stage == 0)
 
 
 Deciding.TestCase.settings = settings(

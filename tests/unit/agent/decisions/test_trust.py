@@ -53,6 +53,32 @@ def test_an_accepted_commit_hands_trust_on_with_the_commit_itself() -> None:
     assert trust.founded(settled.memory, line("alice")).memory == settled.memory, "the device's file has had its say"
 
 
+def test_where_commits_need_no_signature_the_accepted_one_says_who_may_sign_orders() -> None:
+    desired = replace(worlds.desired(), signers=line("bob"))
+    memory = remembering.accepted(worlds.settled(), desired).memory
+    assert trust.signers_in_force(memory, line("alice")) == line("bob")
+    after = remembering.accepted(memory, replace(worlds.desired(B), signers=None)).memory
+    assert trust.signers_in_force(after, line("alice")) == line("alice"), "the device's own file is left"
+    assert trust.signers_in_force(after, None) is None
+
+
+@pytest.mark.parametrize("signers", ["", "# nobody\n", "alice@x ssh-ed25519 nonsense\n"])
+def test_signers_that_cannot_be_read_are_no_signers(signers: str) -> None:
+    memory = remembering.accepted(worlds.settled(), replace(worlds.desired(), signers=signers)).memory
+    assert memory.signers is None
+
+
+def test_signers_of_a_commit_that_is_accepted_already_are_learnt_by_an_agent_that_did_not_ask_before() -> None:
+    memory = worlds.settled(worlds.NEW_COMMIT)
+    desired = replace(worlds.desired(), signers=line("bob"))
+    choice = decide(worlds.observed(memory, candidate=desired), 100)
+    assert choice.rule == "update.accept"
+    assert isinstance(choice.step, Settle)
+    assert choice.step.memory.signers == line("bob")
+    again = decide(worlds.observed(choice.step.memory, candidate=desired), 100)
+    assert again.rule != "update.accept"
+
+
 def test_what_is_accepted_already_hands_nothing_on() -> None:
     """Signatures were not asked for when it was accepted: nobody knows who wrote its file."""
     memory = trust.founded(worlds.settled(worlds.NEW_COMMIT), line("alice")).memory

@@ -107,7 +107,32 @@ def test_the_newest_status_and_the_newest_vitals_are_kept() -> None:
         {},
     )
     assert [new.status.mode for new in writes.statuses] == ["trial"]
-    assert [(new.uptime_s, new.begins_boot) for new in writes.vitals] == [(7, True), (9, False)]
+    assert [(new.uptime_s, new.begins_boot) for new in writes.vitals] == [(9, True)]
+
+
+@pytest.mark.parametrize(
+    ("about", "heartbeats", "uptime_s", "begins_boot"),
+    [
+        ("none", [], 7, True),
+        ("older than the status", [heartbeat(1, uptime_s=6)], 7, True),
+        ("as old", [heartbeat(1, uptime_s=7)], 7, True),
+        ("newer", [heartbeat(1, uptime_s=8), heartbeat(2, uptime_s=7)], 8, True),
+        ("of another boot", [heartbeat(1, uptime_s=90_000, boot="earlier")], 7, True),
+    ],
+)
+def test_vitals_are_the_newest_of_the_boot_that_the_status_names(
+    about: str,
+    heartbeats: list[Record],
+    uptime_s: float,
+    begins_boot: bool,  # noqa: FBT001 - a table
+) -> None:
+    writes = plan([*map(said, heartbeats), said(status(uptime_s=7))], {})
+    assert [(new.uptime_s, new.begins_boot) for new in writes.vitals] == [(uptime_s, begins_boot)], about
+
+
+def test_vitals_of_a_heartbeat_alone_may_be_of_an_earlier_boot() -> None:
+    writes = plan([said(heartbeat(1, uptime_s=9)), said(heartbeat(2, uptime_s=8))], {})
+    assert [(new.uptime_s, new.begins_boot) for new in writes.vitals] == [(9, False)]
 
 
 def test_a_status_of_another_boot_is_newer_because_it_came_later() -> None:

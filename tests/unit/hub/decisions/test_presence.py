@@ -19,6 +19,21 @@ CASES = [
     ("a count that began again", presence("online", 1, boot="new"), False, presence("offline", 70), True),
     ("the broker's memory of another boot", presence("online", 1, boot="old"), True, presence("online", 70), False),
     ("a will of another boot", presence("offline", 1, boot="old"), False, presence("online", 70), False),
+    (
+        "a late will of another boot, of a larger number",
+        presence("offline", 71, boot="old"),
+        False,
+        presence("online", 1),
+        False,
+    ),
+    (
+        "the same from the broker's memory: the hub was away",
+        presence("offline", 71, boot="b"),
+        True,
+        presence("online", 1),
+        True,
+    ),
+    ("an end after another boot's end", presence("offline", 71, boot="b"), False, presence("offline", 1), True),
 ]
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.hub.values import device_state
+from tests.unit.hub.values import START, device_state
 
 from metrica_fleet.records import Vitals
-from metrica_hub.decisions.fleet_state import DeviceState, Refused
-from metrica_hub.web.views import counts_of, needs_attention, view_of
+from metrica_hub.decisions.fleet_state import Claimant, DeviceState, Refused
+from metrica_hub.web.views import COUNTERS, SHOWN, counts_of, needs_attention, view_of
 
 OFFLINE = device_state(device="b-off", connection="offline")
 TRIAL = device_state(device="c-trial", mode="trial", phase="trial", wanted_commit="e" * 40)
@@ -17,6 +17,13 @@ REFUSED = device_state(
     wanted_commit="e" * 40,
     refused=Refused(commit="e" * 40, reason="image-missing", message="no such image"),
 )
+FLAPPING = device_state(device="f-flaps", connection="flapping", flapping_since=START)
+CLAIMED = device_state(
+    device="g-claimed",
+    claimants=tuple(
+        Claimant(boot_id=boot * 36, connection=1, agent_version="1", last_heard_at=START) for boot in ("a", "<")
+    ),
+)
 SAFE = device_state(device="e-safe", mode="safe", phase="refused")
 
 
@@ -24,12 +31,16 @@ SAFE = device_state(device="e-safe", mode="safe", phase="refused")
     ("device", "word", "shown", "why"),
     [
         (device_state(), "confirmed", ("online", "confirmed"), ""),
-        (OFFLINE, "confirmed", ("offline", "confirmed"), ""),
+        (OFFLINE, "confirmed", ("problems", "offline", "confirmed"), ""),
         (TRIAL, "trial", ("online", "trial"), ""),
-        (REFUSED, "refused", ("online", "refused"), "no such image"),
-        (SAFE, "safe mode", ("online", "attention"), ""),
-        (device_state(mode="rolling-back", phase="trial"), "rolling back", ("online", "attention"), ""),
-        (device_state(mode="held", reason="window-closed"), "held", ("online", "attention"), "window closed"),
+        (REFUSED, "refused", ("problems", "online", "refused"), "no such image"),
+        (FLAPPING, "confirmed", ("problems", "confirmed"), ""),
+        (CLAIMED, "confirmed", ("problems", "online", "confirmed"), ""),
+        (SAFE, "safe mode", ("problems", "online", "safe"), ""),
+        (device_state(mode="halted", stop_level="halt"), "halted", ("problems", "online", "stopped"), ""),
+        (device_state(stop_level="freeze"), "confirmed", ("online", "confirmed", "stopped"), ""),
+        (device_state(mode="rolling-back", phase="trial"), "rolling back", ("problems", "online"), ""),
+        (device_state(mode="held", reason="window-closed"), "held", ("problems", "online", "held"), "window closed"),
         (device_state(mode=None, phase=None, commit=None), "nothing yet", ("online",), ""),
         (device_state(mode="made-up", phase="made-up"), "confirmed", ("online", "confirmed"), ""),
     ],
@@ -44,14 +55,61 @@ def test_problems_come_first_and_are_counted() -> None:
     by_order = sorted(devices, key=lambda device: view_of(device).order)
     assert [device.device for device in by_order] == ["d-refused", "e-safe", "b-off", "a-good", "c-trial"]
     assert counts_of(devices) == {
-        "all": 5, "online": 4, "offline": 1, "confirmed": 2, "trial": 1, "refused": 1, "attention": 1
+        "all": 5, "problems": 3, "online": 4, "offline": 1, "confirmed": 2, "trial": 1, "refused": 1, "safe": 1,
+        "held": 0, "stopped": 0,
     }  # fmt: skip
     assert sum(map(needs_attention, devices)) == 3
+
+
+@pytest.mark.parametrize(
+    ("device", "word", "because"),
+    [
+        (device_state(connection_reason="connected"), "online", "connected"),
+        (device_state(connection="offline", connection_reason="connection-lost"), "offline", "connection lost"),
+        (device_state(connection="offline", connection_reason="silent"), "offline", "nothing was heard of it"),
+        (device_state(connection_reason="heard"), "online", "its last word was that it is offline"),
+        (device_state(connection="never-seen"), "never seen", ""),
+        (FLAPPING, "flapping", "it comes and goes since 2026-01-01 00:00:00 UTC"),
+        (CLAIMED, "claimed by two", ""),
+    ],
+)
+def test_the_connection_and_why(device: DeviceState, word: str, because: str) -> None:
+    view = view_of(device)
+    assert view.connection.word == word
+    assert view.because.startswith(because)
+
+
+def test_what_comes_and_goes_keeps_its_place() -> None:
+    assert view_of(FLAPPING).order == "2 f-flaps"
+    assert needs_attention(FLAPPING)
+    assert view_of(CLAIMED).order == "1 g-claimed"
+    assert needs_attention(CLAIMED)
+
+
+def test_every_counter_has_a_word() -> None:
+    assert [key for key, _ in COUNTERS] == ["all", *SHOWN]
+    assert all(word.word for _, word in COUNTERS)
 
 
 def test_the_wanted_commit_is_told_only_where_it_differs() -> None:
     assert view_of(device_state()).wanted == ""
     assert view_of(TRIAL).wanted == "e" * 8
+
+
+@pytest.mark.parametrize(
+    ("stop", "words"),
+    [
+        ({}, ""),
+        ({"stop_level": None, "stop_number": 7}, ""),
+        ({"stop_level": "freeze", "stop_number": 7, "stop_source": "order", "stop_done": True}, "freeze, by order 7"),
+        (
+            {"stop_level": "halt", "stop_number": 7, "stop_source": "git"},
+            "halt, by a file STOP in Git, not at rest yet",
+        ),
+    ],
+)
+def test_how_far_a_device_is_stopped_and_by_what(stop: dict[str, object], words: str) -> None:
+    assert view_of(device_state(**stop)).stopped == words
 
 
 def test_gauges_say_how_much_is_used_and_bear_nonsense() -> None:

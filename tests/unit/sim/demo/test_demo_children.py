@@ -35,7 +35,7 @@ async def test_a_child_that_does_not_want_to_end_is_ended_with_all_that_it_start
     await child.ready(both_up, 20)
     began_s = time.monotonic()
     await house.end(["stubborn", "nobody"], 0.3)
-    assert time.monotonic() - began_s < 3
+    assert time.monotonic() - began_s < 30
     with pytest.raises(ProcessLookupError):
         _wait_for_group(group)
 

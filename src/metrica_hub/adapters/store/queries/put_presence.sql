@@ -15,7 +15,11 @@ WHERE (held.presence, held.presence_reason, held.presence_connection, held.prese
       (excluded.presence, excluded.presence_reason, excluded.presence_connection, excluded.presence_boot_id)
   AND (
       held.presence IS NULL
-      OR (excluded.presence_connection, excluded.presence = 'offline')
-         >= (held.presence_connection, held.presence = 'offline')
-      OR (NOT $8::boolean AND excluded.presence = 'online' AND excluded.presence_boot_id <> held.presence_boot_id)
+      OR CASE
+          WHEN $8::boolean OR excluded.presence_boot_id = held.presence_boot_id
+            OR (excluded.presence, held.presence) = ('offline', 'offline')
+          THEN (excluded.presence_connection, excluded.presence = 'offline')
+               >= (held.presence_connection, held.presence = 'offline')
+          ELSE excluded.presence = 'online'
+      END
   )

@@ -1,0 +1,57 @@
+"""What a person may type after ``metrica-agent``. ``main`` imports it when somebody did."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from metrica_agent.console import check, explain, status, stop_status
+from metrica_agent.console_orders import accept_history, hold, obey, safe_mode
+from metrica_agent.settings import DEFAULT_FILE, Settings
+from metrica_fleet import __version__
+
+
+def understood(arguments: Sequence[str], *, run: Callable[[Settings], int]) -> tuple[Path, Callable[[Settings], int]]:
+    """Return where the settings are, and what to do with them; a mistake, or a call for help, ends the process."""
+    asked = make_parser(run).parse_args(arguments)
+    return asked.config, lambda settings: asked.command(settings, asked)
+
+
+def make_parser(run: Callable[[Settings], int]) -> argparse.ArgumentParser:
+    """Return what reads the call; ``run`` is what the command of that name does."""
+    parser = argparse.ArgumentParser(
+        prog="metrica-agent", description="Converges this device towards its fleet's commit."
+    )
+    parser.add_argument("--version", action="version", version=f"metrica-agent {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="name")
+
+    def command(name: str, about: str, does: Callable[[Settings, argparse.Namespace], int]) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=about, description=about)
+        one.add_argument("--config", type=Path, default=DEFAULT_FILE, metavar="FILE", help="default: %(default)s")
+        one.set_defaults(command=does)
+        return one
+
+    command("run", "Run the agent until it is told to stop.", lambda settings, _: run(settings))
+    command("status", "Print what this device runs and wants.", status)
+    explaining = command("explain", "Print the last decisions, with the rule and the facts behind each.", explain)
+    explaining.add_argument("-n", type=int, default=5, dest="limit", metavar="N", help="how many (default: 5)")
+    command("check", "Print what is wrong with this installation, in words.", check)
+    for name, about, does in (
+        ("safe-mode", "Enter safe mode (the stack that always works runs, updates wait), or leave it.", safe_mode),
+        ("hold", "Let nothing change on this device, or go on.", hold),
+    ):
+        ordering = command(name, about, does)
+        ordering.add_argument("state", choices=("on", "off"))
+        _reason(ordering)
+    command("stop-status", "Print what the emergency stop has stopped here, by whom, and why.", stop_status)
+    obeying = command("obey", "Obey a signed stop order from a file, as it travels on the bus.", obey)
+    obeying.add_argument("file", type=Path, metavar="FILE", help="the order, with the signature behind it")
+    accepting = command("accept-history", "Let a commit follow although the branch was rewritten.", accept_history)
+    accepting.add_argument("commit", metavar="COMMIT", help="all 40 digits")
+    _reason(accepting)
+    return parser
+
+
+def _reason(ordering: argparse.ArgumentParser) -> None:
+    ordering.add_argument("--reason", required=True, metavar="TEXT", help="why; it is told with the order")

@@ -1,0 +1,142 @@
+"""The page of a device: how it is, what happened to each release and why, what the machine was like, every event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from metrica_hub.decisions.access import reaches
+from metrica_hub.errors import NotThere
+from metrica_hub.web.auth import PRINCIPAL
+from metrica_hub.web.cursors import NEWEST, device_of, only
+from metrica_hub.web.pages.plots import HEIGHT, WIDTH, marks_of, plots_of
+from metrica_hub.web.pages.timeline import timeline_of
+from metrica_hub.web.routing import Route
+from metrica_hub.web.views import Word, view_of
+from metrica_hub.web.vitals import SPANS, span_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from aiohttp import web
+
+    from metrica_hub.decisions.commands import CommandState
+    from metrica_hub.decisions.fleet_state import DeviceState
+    from metrica_hub.web.board import Board
+    from metrica_hub.web.pages.frame import Frame
+    from metrica_hub.web.pages.parts import PartStream
+    from metrica_hub.web.reads import Reads
+    from metrica_hub.web.vitals import Span, VitalsResource
+
+_EVENTS: Final = 300
+"""So many of the latest are looked at for the timeline; fewer are listed."""
+_LISTED: Final = 50
+_COMMANDS: Final = 10
+COMMAND_WORDS: Final = {
+    "queued": Word("◌", "queued", "off"),
+    "sent": Word("◔", "sent", "busy"),
+    "running": Word("◐", "running", "busy"),
+    "done": Word("✔", "done", "good"),
+    "failed": Word("✖", "failed", "bad"),
+    "refused": Word("✖", "refused", "bad"),
+    "expired": Word("○", "expired", "warn"),
+    "cancelled": Word("·", "cancelled", "off"),
+}
+
+
+class Commands(Protocol):
+    """What is asked of the database; may raise ``StoreAway``."""
+
+    async def commands(self, *, device: str | None, state: str | None, before: int, limit: int) -> list[CommandState]:
+        """Return commands before a number, newest first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What devices told, and what they were told."""
+
+    reads: Reads
+    commands: Commands
+
+
+class DevicePage:
+    """The page at ``/devices/{device}`` and its stream."""
+
+    def __init__(self, frame: Frame, parts: PartStream, board: Board, told: Told, vitals: VitalsResource) -> None:
+        self._frame = frame
+        self._parts = parts
+        self._board = board
+        self._reads = told.reads
+        self._commands = told.commands
+        self._vitals = vitals
+
+    def routes(self) -> tuple[Route, ...]:
+        """Return its part of the route table."""
+        return (
+            Route("GET", "/devices/{device}", "getDevicePage", self._frame.humane(self.get), "One device, for people."),
+            Route("GET", "/devices/{device}/live", "streamDevicePage", self.stream, "What changes on its page."),
+        )
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
+        """Answer with the page."""
+        only(request, ("span",))
+        name, span = device_of(request), span_of(request)
+        made = await self._maker(request, name, span)()
+        live = f"/devices/{name}/live?span={span.name}"
+        return self._frame.page(request, "device.html", at="fleet", live=live, name=name, parts=made)
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """Send the parts of the page that change."""
+        only(request, ("span",))
+        return await self._parts.send(request, self._maker(request, device_of(request), span_of(request)))
+
+    def _maker(self, request: web.Request, name: str, span: Span) -> Callable[[], Awaitable[Mapping[str, str]]]:
+        """Return what makes the parts, anew only after the device changed: whatever it says changes it.
+
+        Who may give commands sees those that were given; what becomes of them need not change the device.
+        """
+        change, made = -1, dict[str, str]()
+        sees_commands = reaches(request[PRINCIPAL].role, "operator")
+
+        async def make() -> Mapping[str, str]:
+            nonlocal change, made
+            device = self._device(name)
+            if device.change != change:
+                change, made = device.change, await self._made(device, span)
+            return {**made, **await self._given(name)} if sees_commands else made
+
+        return make
+
+    async def _given(self, name: str) -> dict[str, str]:
+        found = await self._commands.commands(device=name, state=None, before=NEWEST, limit=_COMMANDS)
+        return {"device-commands": self._frame.part("device-commands.html", commands=found, words=COMMAND_WORDS)}
+
+    async def _made(self, device: DeviceState, span: Span) -> dict[str, str]:
+        events = await self._reads.events(device=device.device, before=NEWEST, limit=_EVENTS)
+        history = await self._vitals.of(device.device, span)
+        view = view_of(device)
+        part = self._frame.part
+        return {
+            "device-head": part("device-head.html", device=view, state=device, grafana=self._frame.grafana),
+            "device-timeline": part("device-timeline.html", entries=timeline_of(events[::-1])),
+            "device-vitals": part(
+                "device-vitals.html",
+                device=view,
+                span=span,
+                spans=SPANS,
+                plots=plots_of(history),
+                marks=marks_of(history, events),
+                since=history.since,
+                until=history.until,
+                width=WIDTH,
+                height=HEIGHT,
+            ),
+            "device-events": part("device-events.html", name=device.device, events=events[:_LISTED]),
+        }
+
+    def _device(self, name: str) -> DeviceState:
+        device = self._board.device(name)
+        if device is None:
+            raise NotThere(f'No device "{name}" was ever heard of.')
+        return device

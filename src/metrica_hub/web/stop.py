@@ -1,0 +1,218 @@
+"""``/api/v1/stop`` and ``/api/v1/orders``: the emergency stop in force, the next order to sign, and where to bring it.
+
+No key is here: an order comes signed, or not at all. What is prepared is text for an operator's own key.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Protocol
+
+import msgspec
+from aiohttp import web
+
+from metrica_fleet.errors import Unusable
+from metrica_fleet.signed import ORDERS
+from metrica_fleet.stop import SCOPE_PATTERN, Level, Reason, Scope, Stop, written
+from metrica_hub.decisions.stop import Figures, Kept, ToCome, counted, following, taken, with_one_less, with_one_more
+from metrica_hub.errors import Conflict, Invalid
+from metrica_hub.web.answers import json
+from metrica_hub.web.auth import PRINCIPAL
+from metrica_hub.web.bodies import body_of, raw_body_of
+from metrica_hub.web.cursors import only
+from metrica_hub.web.routing import Route
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from metrica_fleet.identity import FleetId
+    from metrica_hub.web.audit import Audit
+    from metrica_hub.web.board import Board
+
+TEXT: Final = "text/plain"
+_Resumed = Annotated[
+    str, msgspec.Meta(pattern=SCOPE_PATTERN.replace("(fleet$", r"(all$(?!\n)|fleet$", 1), max_length=80)
+]
+_MOST_TO_COME: Final = 1000
+
+
+class Orders(Protocol):
+    """What is asked of the database; each may raise ``StoreAway``."""
+
+    async def newest(self) -> Kept | None:
+        """Return the order in force."""
+        ...
+
+    async def add(self, kept: Kept) -> bool:
+        """Keep an order that is newer than all; return whether it was."""
+        ...
+
+
+class GivenOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """The order in force."""
+
+    number: int
+    issued_at: datetime
+    received_at: datetime | None
+    via: Literal["api", "bus"]
+    given_by: str | None
+    """Whose token brought it; whose key signed it, each device judges."""
+    stops: tuple[Stop, ...]
+    text: str
+    signature: str
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """The emergency stop: what is in force, who has obeyed, who is to come."""
+
+    order: GivenOrder | None
+    counts: Figures
+    to_come: tuple[ToCome, ...]
+    """By name, at most a thousand."""
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to be stopped besides what is, or ``resume``: which scope is not to be any more, or ``all``."""
+
+    level: Level | None = None
+    scope: Scope = "fleet"
+    reason: Reason = ""
+    resume: _Resumed | None = None
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """The text of the next order: to be signed, byte for byte, and brought back with the signature behind it."""
+
+    number: int
+    text: str
+    namespace: str = ORDERS
+    stops: tuple[Stop, ...]
+
+
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+    """An order that is kept, and on its way."""
+
+    number: Annotated[int, msgspec.Meta(ge=1)]
+
+
+class EmergencyStop:
+    """The resource."""
+
+    def __init__(
+        self,
+        fleet: FleetId,
+        orders: Orders,
+        board: Board,
+        audit: Audit,
+        *,
+        now: Callable[[], datetime],
+        on_given: Callable[[], object],
+    ) -> None:
+        """``on_given`` is called when an order was written down: it is to be published at once."""
+        self._fleet = fleet
+        self._orders = orders
+        self._board = board
+        self._audit = audit
+        self._now = now
+        self._on_given = on_given
+
+    def routes(self) -> tuple[Route, ...]:
+        """Return its part of the route table."""
+        return (
+            Route(
+                "GET",
+                "/api/v1/stop",
+                "getStop",
+                self.get,
+                "The emergency stop in force, how many have obeyed it, and who is to come.",
+                answers=Standing,
+            ),
+            Route(
+                "POST",
+                "/api/v1/stop/prepare",
+                "prepareStop",
+                self.prepare,
+                "The text of the next order, to be signed by an operator's own key; nothing is stopped by it.",
+                role="operator",
+                takes=Wanted,
+                unnoted=True,
+                answers=Prepared,
+            ),
+            Route(
+                "POST",
+                "/api/v1/orders",
+                "giveOrder",
+                self.give,
+                "A signed order, as it travels: the text, and OpenSSH's signature behind it.",
+                role="operator",
+                takes=str,
+                takes_as=TEXT,
+                answers=Accepted,
+                status=202,
+                problems=(409,),
+            ),
+        )
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
+        """Answer with what is in force."""
+        only(request, ())
+        kept = await self._orders.newest()
+        figures, to_come = counted(kept, self._board.unsorted_devices())
+        return json(Standing(order=_given(kept), counts=figures, to_come=to_come[:_MOST_TO_COME]))
+
+    async def prepare(self, request: web.Request) -> web.StreamResponse:
+        """Answer with the next order's text."""
+        only(request, ())
+        wanted = await body_of(request, Wanted)
+        if (wanted.level is None) == (wanted.resume is None):
+            raise Invalid('say "level", to stop, or "resume", to go on', pointer="/level")
+        kept = await self._orders.newest()
+        if wanted.level is not None:
+            stop = Stop(level=wanted.level, scope=wanted.scope, reason=wanted.reason)
+            stops = with_one_more(kept, stop)
+        else:
+            stops = with_one_less(kept, None if wanted.resume == "all" else wanted.resume)
+        order = following(kept, self._fleet, self._now(), stops)
+        return json(Prepared(number=order.number, text=written(order), stops=stops))
+
+    async def give(self, request: web.Request) -> web.StreamResponse:
+        """Keep an order, and have it published."""
+        only(request, ())
+        payload = await raw_body_of(request, (TEXT,))
+        given_by = request[PRINCIPAL].name
+        try:
+            kept = taken(payload, self._fleet, unix_s=self._now().timestamp(), via="api", given_by=given_by)
+        except Unusable as error:
+            raise Invalid(error.message) from error
+        newest = await self._orders.newest()
+        if newest is not None and newest.order.number >= kept.order.number:
+            raise _outdated(kept, newest)
+        detail = {"number": kept.order.number, "stops": [f"{one.level} {one.scope}" for one in kept.order.stops]}
+        await self._audit.note(request, "stop.order", f"order/{kept.order.number}", detail)
+        if not await self._orders.add(kept):
+            raise _outdated(kept, await self._orders.newest() or kept)
+        self._on_given()
+        response = json(Accepted(number=kept.order.number))
+        response.set_status(202)
+        return response
+
+
+def _given(kept: Kept | None) -> GivenOrder | None:
+    if kept is None:
+        return None
+    order = kept.order
+    return GivenOrder(
+        number=order.number,
+        issued_at=order.issued_at,
+        received_at=kept.received_at,
+        via=kept.via,
+        given_by=kept.given_by,
+        stops=order.stops,
+        text=kept.signed.text,
+        signature=kept.signed.signature,
+    )
+
+
+def _outdated(kept: Kept, newest: Kept) -> Conflict:
+    message = f"order {kept.order.number} is not newer than {newest.order.number}; prepare it again, and sign that"
+    return Conflict(message, reason="order-outdated")

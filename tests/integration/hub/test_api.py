@@ -1,0 +1,280 @@
+"""The API against its own document, and every route against every role."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.fixtures.broker import HOST, Broker
+from tests.fixtures.hub import FLEET, Hub
+from tests.integration.hub.test_http import DEVICES, tell
+
+from metrica_hub import settings
+from metrica_hub.adapters.store.pool import close_pool, open_pool
+from metrica_hub.assembling import assembled
+from metrica_hub.decisions.access import ROLES, reaches
+from metrica_hub.settings import Settings
+from metrica_hub.web.bodies import FORM
+from metrica_hub.web.openapi import is_for_programs
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from tests.fixtures.database import Cluster
+
+    from metrica_hub.decisions.access import Role
+    from metrica_hub.web.routing import Route
+
+CLOSED = {"METRICA_HUB_HTTP_ANONYMOUS": "none"}
+BUDGET_S = 20
+LINKS_BUDGET_S = 12
+
+ALLOWED: dict[str, Role | None] = {
+    "getHealth": None,
+    "getReadiness": None,
+    "getMetrics": None,
+    "getAsset": None,
+    "getOpenApi": None,
+    "signIn": None,
+    "signOut": "viewer",
+    "getFleetPage": "viewer",
+    "streamFleetPage": "viewer",
+    "getBadge": None,
+    "getSignInPage": None,
+    "getDevicePage": "viewer",
+    "streamDevicePage": "viewer",
+    "getEventsPage": "viewer",
+    "streamEventsPage": "viewer",
+    "streamSummary": "viewer",
+    "getRolloutsPage": "viewer",
+    "streamRolloutsPage": "viewer",
+    "getRolloutPage": "viewer",
+    "streamRolloutPage": "viewer",
+    "getStopPage": "viewer",
+    "streamStopPage": "viewer",
+    "getAuditPage": "operator",
+    "whoAmI": "viewer",
+    "listDevices": "viewer",
+    "getDevice": "viewer",
+    "streamDevices": "viewer",
+    "getDeviceVitals": "viewer",
+    "getNetdataTargets": "viewer",
+    "listEvents": "viewer",
+    "listDeviceEvents": "viewer",
+    "streamEvents": "viewer",
+    "listRollouts": "viewer",
+    "getRollout": "viewer",
+    "listRolloutDevices": "viewer",
+    "pauseRollout": "operator",
+    "resumeRollout": "operator",
+    "abortRollout": "operator",
+    "getHead": "viewer",
+    "getKey": "viewer",
+    "getStop": "viewer",
+    "prepareStop": "operator",
+    "giveOrder": "operator",
+    "createCommand": "operator",
+    "listCommands": "operator",
+    "getCommand": "operator",
+    "cancelCommand": "operator",
+    "streamCommand": "operator",
+    "getCommandFile": "operator",
+    "listAudit": "operator",
+    "verifyAudit": "operator",
+    "listTokens": "admin",
+    "createToken": "admin",
+    "getToken": "admin",
+    "revokeToken": "admin",
+    "listWebhooks": "admin",
+    "createWebhook": "admin",
+    "getWebhook": "admin",
+    "removeWebhook": "admin",
+}
+"""Who may what, as it is meant: a route that is not here fails."""
+
+RULED = {"createWebhook", "giveOrder", "prepareStop"}
+"""What these take has rules that no schema can tell: they may find a body invalid that is of the right kind."""
+
+
+@pytest.fixture(scope="module")
+def closed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """A hub that has heard of seven devices, and shows nothing to whoever has no token."""
+    with (
+        Broker(tmp_path_factory.mktemp("api")) as broker,
+        cluster.database() as database,
+        Hub(database.url, broker.port, settings=CLOSED) as hub,
+    ):
+        hub.wait_until_ready()
+        hub.shown = hub.token("viewer", "teller")
+        asyncio.run(tell(broker, hub))
+        hub.shown = None
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def tokens(closed: Hub) -> dict[Role, str]:
+    """One of each role."""
+    return {role: closed.token(role) for role in ROLES}
+
+
+@pytest.fixture
+async def routes(closed: Hub) -> AsyncIterator[tuple[Route, ...]]:
+    """The whole route table."""
+    url = closed.environment["METRICA_HUB_DATABASE_URL"]
+    pool = await open_pool(url, name="test", size=1)
+    yield assembled(Settings(fleet=FLEET, database=settings.Database(url=url)), pool, pool).routes
+    await close_pool(pool, within_s=1)
+
+
+def status_of(hub: Hub, route: Route, token: str | None) -> int:
+    """What ``route`` answers: nothing is there that it names, nothing in its body is right."""
+    path = (
+        route.path.replace("{device}", "pi-99")
+        .replace("{id}", "999999")
+        .replace("{rollout}", "999999")
+        .replace("{file}", "none")
+    )
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    if route.changes:
+        headers["Content-Type"] = route.takes_as
+    connection = http.client.HTTPConnection(HOST, hub.port, timeout=10)
+    try:
+        connection.request(route.method, path, b"{}" if route.changes else None, headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+async def test_every_route_lets_in_whom_it_should_and_nobody_else(
+    routes: tuple[Route, ...], closed: Hub, tokens: dict[Role, str]
+) -> None:
+    assert {route.name: route.role for route in routes} == ALLOWED
+    for route in routes:
+        wanted = ALLOWED[route.name]
+        nobody = status_of(closed, route, None)
+        assert (nobody == 401) == (wanted is not None), route.name
+        for role, token in tokens.items():
+            status = status_of(closed, route, token)
+            may = wanted is None or reaches(role, wanted)
+            assert (status not in {401, 403}) == may, (route.name, role, status)
+            assert (status == 403) == (not may), (route.name, role, status)
+
+
+async def test_every_route_has_a_name_of_its_own_and_says_what_it_answers(routes: tuple[Route, ...]) -> None:
+    assert len({route.name for route in routes}) == len(routes)
+    assert len({(route.method, route.path) for route in routes}) == len(routes)
+    for route in routes:
+        assert route.about.endswith("."), route.name
+        if is_for_programs(route):
+            assert (route.answers is None) == (route.status == 204), route.name
+            assert route.takes is None or route.changes, route.name
+            assert (not route.changes) or route.role not in {None, "viewer"}, route.name
+
+
+def test_the_api_keeps_to_its_document(closed: Hub, tokens: dict[Role, str], tmp_path: Path) -> None:
+    document = closed.get("/api/v1/openapi.json").json
+    config = tmp_path / "schemathesis.toml"
+    config.write_text("\n".join(_exceptions(closed, document, tokens["admin"])), encoding="utf-8")
+    done = _tested(closed, config, tokens["admin"], "coverage,fuzzing", BUDGET_S)
+    # By itself, or nothing of its time would be left for it on a slow machine, and nobody would know.
+    linked = _tested(closed, config, tokens["admin"], "stateful", LINKS_BUDGET_S)
+    assert re.search(r"✅ +Stateful", linked), linked
+    assert closed.get("/api/v1/whoami", token=tokens["admin"]).status == 200, "it was let in until the end"
+    assert "trail.written" in closed.log
+    assert "request.unnoted" not in closed.log, "whatever was changed is on the trail"
+    tested = re.search(r"Tested: (\d+)", done)
+    spared = ("/stream", "/openapi.json")
+    operations = [path for path, methods in document["paths"].items() for _ in methods if not path.endswith(spared)]
+    assert tested is not None
+    assert int(tested[1]) == len(operations)
+
+
+def _tested(hub: Hub, config: Path, token: str, phases: str, budget_s: int) -> str:
+    """Run some of schemathesis' phases, within a time; return what it says."""
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("schemathesis"),
+            f"--config-file={config}",
+            "run",
+            f"http://{HOST}:{hub.port}/api/v1/openapi.json",
+            f"--header=Authorization: Bearer {token}",
+            f"--phases={phases}",
+            "--checks=all",
+            "--exclude-path-regex=/stream$",  # they never end; test_http.py reads them
+            "--max-examples=4",
+            "--generation-with-security-parameters=false",  # made-up tokens are answered 429, which tests nothing else
+            f"--max-time={budget_s}",
+            "--generation-deterministic",
+            "--continue-on-failure",
+            "--no-color",
+        ],
+        cwd=config.parent,
+        capture_output=True,
+        text=True,
+        timeout=BUDGET_S * 4,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Rate limited" not in done.stdout, done.stdout
+    return done.stdout
+
+
+def _exceptions(hub: Hub, document: dict[str, Any], token: str) -> Iterator[str]:
+    """Lists are asked with a cursor that they gave out; of those made up, the document can't tell which will do."""
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            if operation["operationId"] in RULED:
+                yield f'[[operations]]\ninclude-operation-id = "{operation["operationId"]}"'
+                yield 'checks.positive_data_acceptance.expected-statuses = ["2xx", "409", "422", "429"]'
+            if not any(one["name"] == "after" for one in operation.get("parameters", [])) or path.endswith("/stream"):
+                continue
+            following = hub.get(f"{path.replace('{device}', DEVICES[0])}?limit=1", token=token).json.get("next")
+            yield f'[[operations]]\ninclude-operation-id = "{operation["operationId"]}"'
+            if following is not None:
+                yield f'parameters = {{ after = "{following}" }}'
+            else:
+                yield 'checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "404", "429"]'
+
+
+def test_no_token_is_ever_in_the_log(hub: Hub) -> None:
+    hub.stop()
+    hub.environment["METRICA_HUB_LOG_LEVEL"] = "debug"
+    hub.start()
+    hub.wait_until_ready()
+    admin = hub.token("admin")
+    made = hub.get(
+        "/api/v1/tokens",
+        {"Content-Type": "application/json"},
+        "POST",
+        json.dumps({"name": "other", "role": "viewer"}),
+        token=admin,
+    )
+    assert made.status == 201, made.text
+    other = made.json["token"]
+    signed = hub.get("/login", {"Content-Type": FORM}, "POST", f"token={other}")
+    session = signed.headers["Set-Cookie"].partition(";")[0].partition("=")[2]
+    for secret in (admin, other, session, "mtr_wrong"):
+        for headers in (
+            {"Authorization": f"Bearer {secret}"},
+            {"Authorization": secret},
+            {"Cookie": f"metrica={secret}"},
+            {"Cookie": f"metrica={session}", "X-CSRF-Token": secret},
+        ):
+            for method, path in (
+                ("GET", "/"),
+                ("GET", f"/api/v1/devices?token={secret}"),
+                ("POST", "/api/v1/tokens"),
+                ("POST", "/logout"),
+                ("DELETE", "/api/v1/tokens/1000"),
+            ):
+                hub.get(path, headers, method, f"token={secret}")
+    assert "trail.written" in hub.log
+    for secret in (admin, other, session, "mtr_"):
+        assert secret not in hub.log

@@ -1,0 +1,169 @@
+"""A rollout over real agents on simulated machines: what they say of themselves is what the hub takes them for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+from tests.fixtures.git_servers import http_server, repository
+from tests.fixtures.hub import FLEET, Hub
+from tests.integration.hub.waiting import until
+
+from metrica_fleet.definition import rollout_in
+from metrica_fleet.identity import DeviceId
+from metrica_fleet.rollout import planned
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Generator, Mapping
+    from pathlib import Path
+
+    from tests.fixtures.broker import Broker
+    from tests.fixtures.database import Database
+
+DEVICES = 10
+FLEET_FILE = f"""
+name = "{FLEET}"
+
+[health]
+soak_s = 0.4
+start_deadline_s = 3
+
+[limits]
+apply_deadline_s = 10
+
+"""
+ROLLOUT = """
+[rollout]
+failure_share = 0.2
+deadline_s = 60
+prefetch_s = 0.5
+abort = "revert"
+
+[[rollout.stages]]
+name = "canary"
+devices = ["pi-01"]
+soak_s = 0.5
+
+[[rollout.stages]]
+name = "some"
+share = 0.4
+soak_s = 0.5
+
+[[rollout.stages]]
+name = "all"
+share = 1.0
+soak_s = 0
+"""
+
+
+def compose(version: int) -> str:
+    return f"services:\n  web:\n    image: example.org/web:{version}\n    restart: unless-stopped\n"
+
+
+class Machines:
+    """``metrica-sim``: the agents of the fleet."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    @classmethod
+    @contextmanager
+    def running(cls, url: str, port: int, folder: Path) -> Generator[Self]:
+        """Run them for the block."""
+        words = ("--fleet", FLEET, "--git", url, "--bus", f"127.0.0.1:{port}", "--state", str(folder / "machines"))
+        quick = ("--devices", str(DEVICES), "--poll", "2", "--heartbeat", "30", "--sample", "0.2", "--control", "-")
+        with (
+            (folder / "machines.log").open("w") as log,
+            subprocess.Popen(
+                [sys.executable, "-m", "metrica_sim", "run", *words, *quick],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            ) as process,
+        ):
+            try:
+                yield cls(process)
+            finally:
+                process.terminate()
+
+    def told(self, line: str) -> str:
+        """Return what the control answers to ``line``."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline().strip()
+
+
+def newest(hub: Hub, commit: str) -> Any:
+    """Return the rollout of ``commit`` once it is the newest."""
+    rollouts = hub.get("/api/v1/rollouts?limit=1").json["items"]
+    found = hub.get(f"/api/v1/rollouts/{rollouts[0]['id']}").json if rollouts else None
+    return found if found is not None and found["commit"] == commit else None
+
+
+def is_in(hub: Hub, commit: str, state: str) -> Any:
+    found = newest(hub, commit)
+    return found if found is not None and found["state"] == state else None
+
+
+async def test_agents_begin_with_the_gate_halt_with_it_and_go_back_with_an_abort(
+    broker: Broker, database: Database, tmp_path: Path
+) -> None:
+    fleet = repository(tmp_path)
+    files: Mapping[str, str] = {
+        "fleet.toml": FLEET_FILE,
+        "roles/camera/compose.yaml": compose(1),
+        **{f"devices/pi-{number:02d}.toml": 'role = "camera"\n' for number in range(1, DEVICES + 1)},
+    }
+    policy, devices = read({**files, "fleet.toml": FLEET_FILE + ROLLOUT})
+    with http_server(fleet.root) as server:
+        git = {"METRICA_HUB_GIT_URL": server.url(fleet), "METRICA_HUB_GIT_POLL_S": "0.3"}
+        with Hub(database.url, broker.port, settings=git) as hub:
+            first = fleet.commit({**files, "allowed_signers": hub.key_line()})
+            with Machines.running(server.url(fleet), broker.port, tmp_path) as machines:
+                hub.wait_until_ready()
+                await until(lambda: on(hub, first), within_s=60)
+                assert hub.get("/api/v1/rollouts").json["items"] == []
+
+                second = fleet.commit({"fleet.toml": FLEET_FILE + ROLLOUT, "roles/camera/compose.yaml": compose(2)})
+                done = await until(lambda: is_in(hub, second, "done"), within_s=60)
+                assert [stage["confirmed"] for stage in done["stages"]] == [1, 4, 5]
+
+                # Broken for some of the second stage: no device of the third begins it.
+                broken = fleet.commit({"roles/camera/compose.yaml": compose(3)})
+                bad = planned(policy, broken, devices).stages[1].members[:2]
+                for device in bad:
+                    assert machines.told(f"fault {device} exits") == "ok"
+                halted = await until(lambda: is_in(hub, broken, "halted"), within_s=60)
+                assert {one["stage"] for one in halted["failures"]} == {"some"}
+                assert halted["stages"][2]["waiting"] == 5
+
+                operator = hub.token("operator")
+                body = '{"reason": "it is broken"}'
+                path, kind = f"/api/v1/rollouts/{halted['id']}/abort", {"Content-Type": "application/json"}
+                assert hub.get(path, kind, "POST", body, token=operator).json["state"] == "aborted"
+                await until(lambda: went_back(hub, broken, second, bad), within_s=60)
+                assert newest(hub, broken)["stages"][0]["confirmed"] == 0
+
+
+def on(hub: Hub, commit: str, besides: Collection[str] = ()) -> bool:
+    """Whether every device, ``besides`` some, has confirmed ``commit`` and is well."""
+    devices = hub.get("/api/v1/devices").json["items"]
+    well = [one for one in devices if (one["commit"], one["mode"]) == (commit, "steady")]
+    return len({one["device"] for one in well}.difference(besides)) == DEVICES - len(besides)
+
+
+def went_back(hub: Hub, aborted: str, before: str, bad: Collection[str]) -> bool:
+    """Whether nobody runs the commit any more; who could not even go back is in safe mode."""
+    found = newest(hub, aborted)
+    return on(hub, before, bad) and not any(stage["confirmed"] + stage["started"] for stage in found["stages"])
+
+
+def read(files: Mapping[str, str]) -> tuple[Any, Mapping[DeviceId, tuple[str, ...]]]:
+    found = rollout_in({name: text.encode() for name, text in files.items()})
+    assert found.policy is not None
+    return found.policy, found.devices
