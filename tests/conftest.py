@@ -1,9 +1,28 @@
-"""What a run prints at its end: here and not beside the fault tests, so that it does so with xdist, too."""
+"""What a run prints beside pytest's own words: here and not beside the fault tests, so that it does so with xdist, too."""
 
 from __future__ import annotations
 
 import pytest
 from tests.faults import failures
+
+
+class _AtOnce:
+    """Names what fails when it fails: a whole run takes long, and pytest tells names and reasons at its end."""
+
+    def __init__(self, reporter: pytest.TerminalReporter) -> None:
+        self._reporter = reporter
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._reporter.ensure_newline()
+            self._reporter.write_line(f"✘ {report.nodeid} ({report.when}, after {report.duration:.1f} s)", red=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register what tells failures, where anything is told at all: not in a worker of xdist."""
+    reporter: pytest.TerminalReporter | None = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_AtOnce(reporter))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
