@@ -1,4 +1,4 @@
-"""What a run prints beside pytest's own words: here and not beside the fault tests, so that it does so with xdist, too."""
+"""What a run prints beside pytest's own words; not beside the fault tests, so that it does so with xdist, too."""
 
 from __future__ import annotations
 
