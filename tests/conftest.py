@@ -13,11 +13,20 @@ class _AtOnce:
         self._reporter = reporter
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
+        # pytest-rerunfailures gives pytest's outcomes a fourth.
+        again = str(report.outcome) == "rerun"
+        if report.failed or again:
+            lines = report.longreprtext.splitlines()
+            reason = next((line.removeprefix("E").strip() for line in lines if line.startswith("E ")), "see the end")
             self._reporter.ensure_newline()
-            self._reporter.write_line(f"✘ {report.nodeid} ({report.when}, after {report.duration:.1f} s)", red=True)
+            self._reporter.write_line(
+                f"{'↻' if again else '✘'} {report.nodeid} ({report.when}, {report.duration:.1f} s): {reason}",
+                yellow=again,
+                red=not again,
+            )
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Register what tells failures, where anything is told at all: not in a worker of xdist."""
     reporter: pytest.TerminalReporter | None = config.pluginmanager.get_plugin("terminalreporter")
