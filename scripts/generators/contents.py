@@ -18,7 +18,7 @@ HOW_TOS: Final[dict[str, tuple[str, ...]]] = {
 ORDER: Final[dict[str, tuple[str, ...]]] = {
     "explanation": ("architecture", "security", "sizing", "comparison"),
     "reference": ("fleet-repository", "configuration", "cli", "exit-codes", "commands", "events", "metrics", "alerts",
-                  "rest", "topics", "hub", "device-service", "performance", "faults"),
+                  "rest", "topics", "hub", "device-service", "sandbox", "performance", "faults"),
 }  # fmt: skip
 """Which pages come first in these folders."""
 
