@@ -191,6 +191,7 @@ def test_a_person_can_play_with_the_keys_and_steer_the_fleet() -> None:
         assert restarted.returncode == 0, restarted.stderr
 
         person.press("r")
+        assert "is done" not in person.until(r"(?s).*?● pi-0\d confirmed", 120), "devices are told as they come"
         person.until(r"rollout 1 of [0-9a-f]{8} is done", 120)
         person.until(r"good commit [0-9a-f]{8} confirmed by all 4 devices")
         person.press("b")

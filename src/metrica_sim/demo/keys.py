@@ -14,7 +14,16 @@ from typing import Final
 
 from metrica_fleet.errors import FleetError
 from metrica_fleet.identity import CommitId, DeviceId
-from metrica_sim.demo.play import confirmed_by_all, first_act, rolled_out, taken_back_by_all, tell_beginning, told
+from metrica_sim.demo.play import (
+    confirmed_by_all,
+    confirming,
+    first_act,
+    rolled_out,
+    taken_back_by_all,
+    taking_back,
+    tell_beginning,
+    told,
+)
 from metrica_sim.demo.services import kill_hub, start_hub
 from metrica_sim.demo.stage import Stage
 
@@ -77,11 +86,12 @@ class Player:
         commit = await stage.repository.good(staged=staged)
         self._good = commit
         await told(stage)
+        coming = confirming(stage, commit, began_s=began_s)
 
         async def watch() -> bool:
-            if stage.repository.is_staged and not await rolled_out(stage, commit, began_s=began_s):
+            if stage.repository.is_staged and not await rolled_out(stage, commit, coming):
                 return False
-            well = await confirmed_by_all(stage, commit, "good commit", began_s=began_s)
+            well = await confirmed_by_all(stage, commit, "good commit", coming)
             await tell_beginning(stage, commit)
             return well
 
@@ -91,12 +101,13 @@ class Player:
         stage, began_s = self._stage, time.monotonic()
         commit, good = await stage.repository.bad(), self._good
         await told(stage)
+        coming = taking_back(stage, commit, good, began_s=began_s)
 
         async def watch() -> bool:
             if stage.repository.is_staged:
-                well = await rolled_out(stage, commit, began_s=began_s)
+                well = await rolled_out(stage, commit, coming)
             else:
-                well = await taken_back_by_all(stage, commit, good, began_s=began_s)
+                well = await taken_back_by_all(stage, commit, good, coming)
             for reason in await stage.facts.reasons(commit):
                 stage.console.say(f"    {reason}")
             return well
