@@ -22,6 +22,8 @@ EVENT_HEADS: Final = ("AGE", "DEVICE", "KIND", "REASON", "COMMIT", "MESSAGE")
 Sort = Literal["problems", "name", "age", "role"]
 
 _BAD_MODES: Final = {"halted": 0, "safe": 0, "rolling-back": 1, "degraded": 1}
+_STOPPED: Final = "stopped"
+"""The reason that a device says when nothing but a stop is in its way."""
 _UNDERWAY: Final = frozenset({"staged", "preflighted", "trial"})
 _SLOWED: Final = {
     "under_voltage": "under-voltage",
@@ -212,9 +214,14 @@ def _disk(vitals: Json) -> str:
 
 def _why(device: Json) -> str:
     """Return why a device is not where it should be, empty when it is."""
-    said = ": ".join(part for part in (_known(device, "reason"), _known(device, "message")) if part)
+    reason, message = _known(device, "reason"), _known(device, "message")
+    said = ": ".join(part for part in (reason, message) if part)
     if _known(device, "stop_level") is not None:
-        return clean(f"stopped: {_stopped(device)}{f'; {said}' if said else ''}")
+        if reason != _STOPPED:
+            return clean(f"stopped: {_stopped(device)}{f'; {said}' if said else ''}")
+        # Its own words say by whom, by which order and why.
+        rest = "" if device.get("stop_done") else "; not yet at rest"
+        return clean(f"stopped: {message}{rest}" if message else f"stopped: {_stopped(device)}")
     refused: object = device.get("refused")
     if not said and isinstance(refused, dict):
         refusal = cast("Json", refused)

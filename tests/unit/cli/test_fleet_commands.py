@@ -14,6 +14,8 @@ from metrica_cli.fleet import device_rows
 from metrica_cli.look import Look
 from metrica_hub.decisions.fleet_state import Claimant
 
+WORDS = "no workload is to run, by ada, stop order 7: smoke"
+
 
 def store() -> Store:
     """Made anew by each test: how long ago something was seen is counted from now."""
@@ -237,16 +239,20 @@ async def test_help_is_broken_once_where_the_terminal_ends(
     assert "      the commit keep it or go back to the release before." in told
 
 
-async def test_a_log_of_no_service_asks_for_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert await metrica("logs", "pi-01") == 2
-    assert "try: metrica logs pi-01 web" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("said", "why"), [({}, ""), ({"reason": "on-trial"}, "; on-trial")])
-def test_who_is_stopped_is_said_to_be(said: dict[str, str], why: str) -> None:
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({}, "stopped: halt, by order 7"),
+        ({"reason": "on-trial"}, "stopped: halt, by order 7; on-trial"),
+        ({"reason": "stopped"}, "stopped: halt, by order 7"),
+        ({"reason": "stopped", "message": WORDS}, f"stopped: {WORDS}"),
+        ({"reason": "stopped", "message": WORDS, "stop_done": False}, f"stopped: {WORDS}; not yet at rest"),
+    ],
+)
+def test_who_is_stopped_is_said_to_be_once(said: dict[str, object], why: str) -> None:
     device = {"device": "pi-01", "stop_level": "halt", "stop_number": 7, "stop_source": "order", "stop_done": True}
     [row] = device_rows([device | said], datetime.now(UTC), Look())
-    assert row[-1] == f"stopped: halt, by order 7{why}"
+    assert row[-1] == why
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "nan", "inf"])
