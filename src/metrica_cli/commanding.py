@@ -42,7 +42,10 @@ _ENDS: Final = {
 _STYLES: Final = ("busy", "good", "warn", "strong")
 _HEADS: Final = ("COMMAND", "DEVICE", "VERB", "STATE", "AGE", "BY", "MESSAGE")
 
-Services = Annotated[tuple[str, ...], Parameter(name="SERVICE", help="As compose.yaml names them.")]
+Services = Annotated[
+    tuple[str, ...],
+    Parameter(name="SERVICE", help="As compose.yaml names them; without: the only one."),
+]
 Within = Annotated[
     str | None, Parameter(name="--within", help="How long the device may take, from when it has it; else as usual.")
 ]
@@ -62,6 +65,7 @@ def register(app: App) -> None:
     add(
         app,
         logs,
+        "metrica logs pi-01                      where there is but one service",
         "metrica logs pi-01 web -n 100",
         "metrica logs pi-01 web db -f --since 10m -t",
     )
@@ -164,13 +168,10 @@ def logs(
     at: At = HERE,
 ) -> Exit:
     """Show what services wrote; with -f what they write, for ten minutes unless --within says otherwise."""
-    if not services:
-        why = "which there are stands in roles/ROLE/compose.yaml of the fleet repository"
-        raise Trouble("name a service", code=Exit.USAGE, why=why, advice=f"metrica logs {device} web")
     asked: dict[str, Any] = {"tail": tail, "follow": follow, "timestamps": timestamps}
     if since is not None:
         asked["since_s"] = seconds(since, "--since")
-    return asyncio.run(_logs(at, device, services, asked, within))
+    return asyncio.run(_logs(at, device, services or (None,), asked, within))
 
 
 def reboot(device: DeviceId, /, *, yes: Yes = False, within: Within = None, queue: Queue = "0", at: At = HERE) -> Exit:
@@ -378,14 +379,16 @@ def _words(state: str, part: Json) -> str:
 # --- what comes of it -------------------------------------------------------------------------------------------
 
 
-async def _logs(at: At, device: str, services: Sequence[str], asked: Mapping[str, Any], within: str | None) -> Exit:
-    """Show the logs of several services beside each other, each line with its service before it."""
+async def _logs(
+    at: At, device: str, services: Sequence[str | None], asked: Mapping[str, Any], within: str | None
+) -> Exit:
+    """Show the logs of several services beside each other, each line with its service before it; ``None``: the only."""
     hub, look = at.there(), at.look
-    widest = max(map(len, services))
+    widest = max(len(service or "") for service in services)
 
-    def taking(service: str, number: int) -> Callable[[Json], None]:
+    def taking(service: str | None, number: int) -> Callable[[Json], None]:
         style = _STYLES[number % len(_STYLES)] if look.colour else ""
-        prefix = painted(Cell(f"{service.ljust(widest)}  | ", style)) if len(services) > 1 else ""
+        prefix = painted(Cell(f"{(service or '').ljust(widest)}  | ", style)) if len(services) > 1 else ""
 
         def take(part: Json) -> None:
             for line in _lines(part):
@@ -396,13 +399,18 @@ async def _logs(at: At, device: str, services: Sequence[str], asked: Mapping[str
 
     found = await asyncio.gather(
         *(
-            _carried_out(hub, _Asked(device, "logs", {**asked, "service": service}, within), taking(service, number))
+            _carried_out(
+                hub,
+                _Asked(device, "logs", asked if service is None else {**asked, "service": service}, within),
+                taking(service, number),
+            )
             for number, service in enumerate(services)
         )
     )
-    bad = [(code, f"{service}: {words}") for service, (code, words) in zip(services, found, strict=True) if code]
+    bad = [(code, f"{name or device}: {words}") for name, (code, words) in zip(services, found, strict=True) if code]
     if bad:
-        raise Trouble(clean(bad[0][1]), code=bad[0][0], advice=f"metrica device {device}")
+        advice = f"metrica logs {device} SERVICE" if "unknown-service" in bad[0][1] else f"metrica device {device}"
+        raise Trouble(clean(bad[0][1]), code=bad[0][0], advice=advice)
     return Exit.OK
 
 

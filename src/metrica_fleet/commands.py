@@ -62,7 +62,10 @@ class Sync(Task, frozen=True, kw_only=True, tag="sync"):
 class Logs(Task, frozen=True, kw_only=True, tag="logs"):
     """Tell what a service wrote."""
 
-    service: Service
+    service: Annotated[
+        Service | None,
+        msgspec.Meta(description="a service of the role; null: the only one, where there is no other"),
+    ] = None
     tail: Annotated[int, msgspec.Meta(ge=0, le=LINES_MOST, description="so many of the last lines")] = 100
     since_s: Annotated[
         Annotated[float, msgspec.Meta(gt=0, le=QUEUED_MOST_S)] | None,

@@ -9,9 +9,10 @@ import msgspec
 
 from metrica_agent.decisions.world import Value
 from metrica_fleet.commands import PART_BYTES
+from metrica_fleet.errors import Unusable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 LINE_BYTES: Final = 8 * 1024
 """Of a line; what is beyond is left out, and that is told at its end."""
@@ -25,6 +26,18 @@ class LogsAsked(Value, frozen=True, kw_only=True):
     since_s: float | None = None
     follow: bool = False
     timestamps: bool = False
+
+
+def only_service(names: Sequence[str]) -> str:
+    """Return of which service a log is when nobody says.
+
+    Raises:
+        Unusable: ``unknown-service``: there are several, which the message names, or none.
+    """
+    if len(names) != 1:
+        message = f"say of which service; the release has {', '.join(sorted(names)) or 'none'}"
+        raise Unusable(message, reason="unknown-service")
+    return names[0]
 
 
 class Cutter:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, assert_never, cast
 
 import msgspec
 
-from metrica_agent.decisions.log_lines import LogsAsked, Newest, cost, in_parts
+from metrica_agent.decisions.log_lines import LogsAsked, Newest, cost, in_parts, only_service
 from metrica_agent.decisions.orders import HistoryOrder, HoldOrder, Order, RedeployOrder, RestartOrder, SafeModeOrder
 from metrica_fleet.commands import (
     ANSWER_BYTES,
@@ -32,6 +32,7 @@ from metrica_fleet.messages import Answer
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
+    from metrica_agent.decisions.world import Release
     from metrica_agent.tasks.commands import CommandTask
 
 Work = Redeploy | Restart | Sync | Logs | Reboot | SafeMode | Hold | AcceptHistory | Explain | Collect
@@ -115,18 +116,31 @@ def _order(task: Redeploy | Restart | SafeMode | Hold | AcceptHistory) -> tuple[
 
 
 async def _logs(task: Logs, means: CommandTask, sender: Sender) -> str:
+    service = task.service or await _only_service(means)
     asked = LogsAsked(tail=task.tail, since_s=task.since_s, follow=task.follow, timestamps=task.timestamps)
-    found = cast("AsyncGenerator[tuple[str, ...]]", means.engine.logs(task.service, asked))
+    found = cast("AsyncGenerator[tuple[str, ...]]", means.engine.logs(service, asked))
     try:
         async with aclosing(found):
             return await (_followed if task.follow else _read)(found, sender)
     except NotNow as error:
         release = await means.running() if error.reason == "not-running" else None
-        names = sorted(service.name for service in release.services) if release is not None else [task.service]
-        if task.service not in names:
-            message = f'the release has no service "{task.service}"; it has {", ".join(names) or "none"}'
+        names = _names(release) if release is not None else [service]
+        if service not in names:
+            message = f'the release has no service "{service}"; it has {", ".join(names) or "none"}'
             raise Unusable(message, reason="unknown-service") from error
         raise
+
+
+async def _only_service(means: CommandTask) -> str:
+    """Return the release's service, where it has but one."""
+    release = await means.running()
+    if release is None:
+        raise NotNow("no release runs here", reason="not-running")
+    return only_service(_names(release))
+
+
+def _names(release: Release) -> list[str]:
+    return sorted(service.name for service in release.services)
 
 
 async def _read(found: AsyncGenerator[tuple[str, ...]], sender: Sender) -> str:

@@ -190,6 +190,7 @@ def test_a_hold_is_given_and_lifted(caller: Commanding, running: Device) -> None
         ("restart", {"service": "--all"}, "refused", "bad-arguments"),
         ("restart", {"service": "camera"}, "failed", "unknown-service"),
         ("logs", {"service": "camera"}, "failed", "unknown-service"),
+        ("logs", {}, "failed", "unknown-service"),  # it has several: which, the message says
         ("cancel", {"command": 1}, "failed", "not-running"),
     ],
 )

@@ -135,6 +135,21 @@ async def test_a_log_is_data_and_the_rest_is_not(capsys: pytest.CaptureFixture[s
     assert hub.asked[0][1]["arguments"] == expected
 
 
+async def test_a_log_of_no_service_is_of_the_only_one_or_the_device_says_which_there_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hub = Obeyed(lines(0, "hello"), command("done", parts=1))
+    assert await said(hub, "logs", "pi-01") == 0
+    assert capsys.readouterr().out == "hello\n"
+    assert "service" not in hub.asked[0][1]["arguments"]
+    words = "say of which service; the release has talker, web"
+    several = Obeyed(command("failed", reason="unknown-service", message=words))
+    assert await said(several, "logs", "pi-01") == 1
+    told = capsys.readouterr().err
+    assert f"pi-01: failed: unknown-service: {words}" in told
+    assert "try: metrica logs pi-01 SERVICE" in told
+
+
 async def test_logs_of_several_services_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
     hub = Obeyed(lines(0, "hello"), command("done", parts=1))
     assert await said(hub, "logs", "pi-01", "web", "cache", "-f") == 0
@@ -182,7 +197,6 @@ async def test_what_can_be_no_command_is_not_given(capsys: pytest.CaptureFixture
         ["restart", "pi-01", "../etc"],
         ["restart", "pi_01", "web"],
         ["logs", "pi-01", "web", "-n", "-1"],
-        ["logs", "pi-01"],
         ["accept-history", "pi-01", "abc", "--yes", *WHY],
         ["hold", "pi-01"],
         ["reboot", "pi-01"],

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrica_agent.decisions.log_lines import LINE_BYTES, Cutter, Newest, cost, in_parts
+from metrica_agent.decisions.log_lines import LINE_BYTES, Cutter, Newest, cost, in_parts, only_service
 from metrica_fleet.codec import MAX_PAYLOAD_BYTES, encode
 from metrica_fleet.commands import PART_BYTES
+from metrica_fleet.errors import Unusable
 from metrica_fleet.messages import Answer
 
 
@@ -48,3 +50,10 @@ def test_of_a_log_that_is_too_long_the_newest_is_kept() -> None:
     assert newest.lines[-1] == "line 99999"
     assert newest.dropped + len(newest.lines) == 100_000
     assert PART_BYTES - 20 < sum(map(cost, newest.lines)) <= PART_BYTES
+
+
+def test_a_log_of_no_service_is_of_the_only_one_or_it_is_said_which_there_are() -> None:
+    assert only_service(["web"]) == "web"
+    for names, listed in ((["web", "talker"], "talker, web"), ([], "none")):
+        with pytest.raises(Unusable, match=f"say of which service; the release has {listed}$"):
+            only_service(names)
