@@ -39,7 +39,7 @@ HOUSE = Path(__file__).parents[2]
 DEMO = HOUSE / "scripts" / "demo"
 METRICA = HOUSE / ".demo" / "metrica"
 LABEL = "label=com.docker.compose.project=metrica-demo"
-ENDS_WITHIN_S = 5.0
+ENDS_WITHIN_S = 30.0
 OUTSIDE = Path("/var/tmp")  # noqa: S108 - where root's Postgres is while the demo runs
 OF_OTHERS = frozenset(OUTSIDE.glob("metrica-demo-*"))
 """What a demo that was killed before these tests began has left."""
