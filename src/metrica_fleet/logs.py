@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import orjson
 import structlog
@@ -28,6 +28,8 @@ _BEARER: Final = re.compile(r"\b(bearer\s+)[\w.~+/-]{8,}=*", re.IGNORECASE)
 _PRIVATE_KEY: Final = re.compile(
     r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
 )
+_TELLING: Final = re.compile(r"\b(mtr_|whsec_|AGE-SECRET-KEY-1)[A-Za-z0-9_+/=-]{16,}")
+"""A token of ours, the secret of a webhook, a key of age: they say by their beginning what they are."""
 
 
 def set_up(level: str) -> None:
@@ -37,7 +39,6 @@ def set_up(level: str) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         *_stamp(),
-        redact,
     ]
     renderer: Callable[..., Any]
     renderer = structlog.dev.ConsoleRenderer() if tty else structlog.processors.JSONRenderer(serializer=_json)
@@ -55,7 +56,8 @@ def set_up(level: str) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.processors.format_exc_info],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            # Last of all: a traceback is text by now, and may repeat what it was called with.
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, redact, renderer],
         )
     )
     root = logging.getLogger()
@@ -64,21 +66,37 @@ def set_up(level: str) -> None:
 
 
 def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Hide what may be a secret, wherever it came from."""
+    """Hide what may be a secret, wherever it came from and however deep it is."""
     for key, value in event.items():
-        if _SECRET_KEY.search(key):
-            event[key] = "***"
-        elif isinstance(value, str) and "@" in value:
-            event[key] = _URL_SECRET.sub(r"\1***@", value)
+        event[key] = _hidden(key, value)
     return event
 
 
 def redacted(text: str) -> str:
     """Return ``text``, whoever wrote it, without what looks like a secret: for what leaves the machine."""
+    return _NAMED_SECRET.sub(r"\1***", _unmistakable(text))
+
+
+def _hidden(key: object, value: object) -> object:
+    match value:
+        case _ if isinstance(key, str) and _SECRET_KEY.search(key):
+            return "***"
+        case str():
+            return _unmistakable(value)
+        case dict():
+            return {inner: _hidden(inner, one) for inner, one in cast("dict[object, object]", value).items()}
+        case list() | tuple():
+            return [_hidden(None, one) for one in cast("list[object] | tuple[object, ...]", value)]
+        case _:
+            return value
+
+
+def _unmistakable(text: str) -> str:
+    """Return ``text`` without what is a secret by its form; words that may only speak of one stay."""
     text = _PRIVATE_KEY.sub(r"\1***\2", text)
     text = _URL_SECRET.sub(r"\1***@", text)
-    text = _NAMED_SECRET.sub(r"\1***", text)
-    return _BEARER.sub(r"\1***", text)
+    text = _BEARER.sub(r"\1***", text)
+    return _TELLING.sub(r"\1***", text)
 
 
 def _stamp() -> tuple[Callable[..., Any], ...]:
