@@ -17,14 +17,19 @@ _BEGINNING: Final = b"-----BEGIN CERTIFICATE-----"
 
 
 @cache
-def trust(ca_file: str | None) -> ssl.SSLContext:
+def trust(ca_file: str | None, *, newest: bool = False) -> ssl.SSLContext:
     """Return the one context of all that trust ``ca_file``, or the system where there is none.
 
-    ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` stand in the place of the system's.
+    ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` stand in the place of the system's. With ``newest`` nothing older than
+    TLS 1.3 is spoken: to what is the fleet's own. Git hosts and workloads are others', and may know no more than 1.2.
     """
     if ca_file is not None:
-        return ssl.create_default_context(cafile=ca_file)
-    return ssl.create_default_context(capath=sufficient_folder(ssl.get_default_verify_paths()))
+        context = ssl.create_default_context(cafile=ca_file)
+    else:
+        context = ssl.create_default_context(capath=sufficient_folder(ssl.get_default_verify_paths()))
+    if newest:
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
 
 
 def sufficient_folder(places: ssl.DefaultVerifyPaths) -> str | None:

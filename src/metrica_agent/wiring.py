@@ -38,7 +38,7 @@ def bus_tls(bus: BusSettings) -> Callable[[], ssl.SSLContext] | None:
 
 def _trusted(ca_file: str | None) -> ssl.SSLContext:
     try:
-        return trust(ca_file)
+        return trust(ca_file, newest=True)
     except OSError as error:  # one of ssl's, too
         message = f"{ca_file or 'the system'}: the broker's authority can't be read: {error.strerror or error}"
         raise NotNow(message, reason="bus-credentials") from error

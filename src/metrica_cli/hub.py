@@ -24,7 +24,7 @@ from metrica_fleet.retry import full_jitter
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
 
-    from aiohttp import ClientResponse, ClientSession
+    from aiohttp import ClientResponse, ClientSession, TCPConnector
 
 _MAX_BYTES: Final = 64 * 1024 * 1024
 _LINE_BYTES: Final = 1024 * 1024
@@ -210,7 +210,7 @@ class Hub:
             headers["Last-Event-ID"] = last
         patience = ClientTimeout(total=None, sock_connect=self.timeout_s, sock_read=_SILENCE_S)
         async with (
-            ClientSession(timeout=patience, read_bufsize=_LINE_BYTES) as session,
+            ClientSession(timeout=patience, read_bufsize=_LINE_BYTES, connector=self._connector()) as session,
             session.get(self._url(path), params=dict(query), headers=headers, allow_redirects=False) as response,
         ):
             if response.status not in _OK:
@@ -224,7 +224,8 @@ class Hub:
         from aiohttp import ClientError, ClientSession  # noqa: PLC0415
 
         try:
-            async with asyncio.timeout(self.timeout_s), ClientSession(auto_decompress=True) as session:
+            connector = self._connector()
+            async with asyncio.timeout(self.timeout_s), ClientSession(connector=connector) as session:
                 yield session
         except TimeoutError as error:
             what = f"{self.address} did not answer within {self.timeout_s:g} s"
@@ -232,15 +233,29 @@ class Hub:
         except (ClientError, OSError, ValueError) as error:
             raise self._unreachable(error) from error
 
+    def _connector(self) -> TCPConnector:
+        """Return what connects: a token goes by nothing older than TLS 1.3."""
+        from aiohttp import TCPConnector  # noqa: PLC0415 see _reached
+
+        if not self.address.lower().startswith("https:"):
+            return TCPConnector()
+        import ssl  # noqa: PLC0415 - likewise
+
+        context = ssl.create_default_context()
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        return TCPConnector(ssl=context)
+
     def _unreachable(self, error: Exception) -> Trouble:
-        from aiohttp import InvalidURL, NonHttpUrlClientError  # noqa: PLC0415 see _reached
+        from aiohttp import ClientConnectorError, InvalidURL, NonHttpUrlClientError  # noqa: PLC0415 see _reached
 
         if isinstance(error, InvalidURL | NonHttpUrlClientError | ValueError):
             what = f'"{self.address}" is no address of a hub'
             return Trouble(what, code=Exit.USAGE, advice="--hub http://127.0.0.1:8080")
         what = f"the hub at {self.address} can't be reached"
-        advice = "--hub URL, or set METRICA_HUB_URL"
-        return Trouble(what, code=Exit.HUB_UNREACHABLE, why=_sentence(error), advice=advice)
+        advice, why = "--hub URL, or set METRICA_HUB_URL", _sentence(error)
+        if isinstance(error, ClientConnectorError) and error.os_error.strerror is None:
+            why = f"{error.host}:{error.port} ends the connection before TLS has begun; it has to speak TLS 1.3"
+        return Trouble(what, code=Exit.HUB_UNREACHABLE, why=why, advice=advice)
 
     async def _one(
         self, session: ClientSession, method: str, path: str, query: Mapping[str, str], body: Json | str | None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import ssl
 from typing import TYPE_CHECKING
 
 import pytest
@@ -51,6 +53,18 @@ async def test_the_systems_authorities_do_not_know_it(broker: Broker) -> None:
     with pytest.raises(NotNow, match="certificate verify failed"):
         async with bus(BusSettings(host="127.0.0.1", port=broker.port, tls=True)).session(WILL):
             pass
+
+
+async def test_nothing_older_than_tls_1_3_is_spoken_to_a_broker(authority: tuple[Path, Path]) -> None:
+    old = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    old.load_cert_chain(*authority)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=old) as server:
+        port = server.sockets[0].getsockname()[1]
+        settings = BusSettings(host="127.0.0.1", port=port, ca_file=str(authority[0]))
+        with pytest.raises(NotNow, match=r"PROTOCOL_VERSION|protocol version"):
+            async with bus(settings).session(WILL):
+                pass
 
 
 async def test_an_authority_that_is_missing_is_named_and_waited_for(broker: Broker, tmp_path: Path) -> None:
