@@ -74,10 +74,10 @@ class Forbidden(Unusable):
 
 
 class TooMany(Unusable):
-    """Too many failures from one address."""
+    """Too many failures from one address, or too many requests at once."""
 
-    def __init__(self, message: str, *, retry_after_s: float) -> None:
-        super().__init__(message, reason="too-many-failures")
+    def __init__(self, message: str, *, retry_after_s: float, reason: str = "too-many-failures") -> None:
+        super().__init__(message, reason=reason)
         self.retry_after_s = retry_after_s
 
 

@@ -11,6 +11,7 @@ claims        whether two machines go by one name
 attendance    what is heard of a device, and the verdict on it
 access        roles, tokens, who asks
 failures      how many wrong tokens an address may try
+seats         how many requests may be under way at once
 trail         who did what, as a chain
 webhooks      to whom events are told, in which words, and when again
 repeats       requests that come again

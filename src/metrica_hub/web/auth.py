@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import quote, urlsplit
 
@@ -27,11 +28,12 @@ from metrica_hub.decisions.access import (
     same,
 )
 from metrica_hub.decisions.failures import Failures, remote_of
+from metrica_hub.decisions.seats import Seats
 from metrica_hub.errors import Forbidden, StoreAway, TooMany, Unknown
-from metrica_hub.web.bodies import FORM
+from metrica_hub.web.bodies import FORM, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator
 
     from metrica_hub.web.routing import Handler, Route
 
@@ -51,6 +53,7 @@ LOOPBACK_COOKIE: Final = "metrica"
 
 _BEARER: Final = "bearer "
 _FAILED: Final = 400
+_COME_AGAIN_S: Final = 5.0
 _PATIENCE_S: Final = 2.0
 _KNOWN: Final = 1000
 _STILL_KNOWN_S: Final = 600.0
@@ -81,6 +84,7 @@ class Gate:
         anonymous: bool = False,
         proxies: tuple[str, ...] = (),
         now_s: Callable[[], float] = time.monotonic,
+        seats: Seats | None = None,
     ) -> None:
         """``anonymous``: who shows nothing may look; ``proxies``: whose word about addresses is taken."""
         self._access = access
@@ -88,6 +92,7 @@ class Gate:
         self._proxies = proxies
         self._now_s = now_s
         self._failures = Failures()
+        self._seats = Seats() if seats is None else seats
         self._known: OrderedDict[bytes, tuple[Held, float]] = OrderedDict()
         """What was good, by its digest, and when: it is asked about even where its address failed too often."""
 
@@ -112,12 +117,28 @@ class Gate:
             if route.changes and principal.via == "session":
                 await _require_our_page(request)
             request[PRINCIPAL] = principal
-            response = await route.handler(request)
+            with self._seated(request, principal):
+                response = await route.handler(request)
             if route.changes and not route.unnoted and NOTED not in request and response.status < _FAILED:
                 _log.error("request.unnoted", route=route.name, error_kind="ours")
             return response
 
         return handle
+
+    @contextmanager
+    def _seated(self, request: web.Request, principal: Principal) -> Generator[None]:
+        """Count a request while it is under way: by the token, or by the address of who shows none."""
+        who = f"address {request[REMOTE]}" if principal.token is None else f"token {principal.token}"
+        if not self._seats.take(who):
+            raise TooMany(
+                "Too many requests are under way at once; end some live views.",
+                retry_after_s=_COME_AGAIN_S,
+                reason="too-many-at-once",
+            )
+        try:
+            yield
+        finally:
+            self._seats.leave(who)
 
     async def of_token(self, request: web.Request, text: str) -> Held:
         """Return what the token ``text`` stands for.
@@ -209,6 +230,7 @@ async def _require_our_page(request: web.Request) -> None:
     require_own_origin(request)
     given = request.headers.get(CSRF_HEADER, "")
     if not given and request.content_type == FORM:
+        await whole(request)
         given = str((await request.post()).get(CSRF_FIELD, ""))
     if not same(given, request[CSRF]):
         raise Forbidden(f"A change from a page needs its {CSRF_HEADER}; load the page again.", reason="csrf")

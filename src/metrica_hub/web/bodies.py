@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_BODY: Final = 64 * 1024
+BODY_WITHIN_S: Final = 10.0
+"""A body of ``MAX_BODY`` at 52 kbit/s. Whoever sends one byte now and then holds a connection no longer."""
 FORM: Final = "application/x-www-form-urlencoded"
 
 _AT: Final = re.compile(r" - at `\$(.*)`$")
@@ -28,7 +31,7 @@ async def body_of(request: web.Request, kind: type[T]) -> T:
     Raises:
         BadRequest: it is no JSON.
         Invalid: it is JSON of another kind.
-        web.HTTPException: 415, it is said to be something else; 413, it is too large.
+        web.HTTPException: 415, it is said to be something else; 413, it is too large; 408, it does not come.
     """
     content = await raw_body_of(request, ("application/json",))
     try:
@@ -56,11 +59,24 @@ async def raw_body_of(request: web.Request, media_types: Collection[str]) -> byt
     """Return the bytes of the body.
 
     Raises:
-        web.HTTPException: 415, it is of none of ``media_types``; 413, it is too large.
+        web.HTTPException: 415, it is of none of ``media_types``; 413, it is too large; 408, it does not come.
     """
     if request.content_type not in media_types or request.headers.get("Content-Encoding", "identity") != "identity":
         raise web.HTTPUnsupportedMediaType(text=f"The body has to be {' or '.join(media_types)}, and not encoded.")
-    return await request.read()
+    return await whole(request)
+
+
+async def whole(request: web.Request) -> bytes:
+    """Return the body, once all of it is there; it is kept for whoever asks again.
+
+    Raises:
+        web.HTTPException: 413, it is too large; 408, it does not come within ``BODY_WITHIN_S``.
+    """
+    try:
+        async with asyncio.timeout(BODY_WITHIN_S):
+            return await request.read()
+    except TimeoutError as error:
+        raise web.HTTPRequestTimeout(text=f"The body did not come within {BODY_WITHIN_S:g} s.") from error
 
 
 def invalid(error: msgspec.ValidationError) -> Invalid:

@@ -29,11 +29,12 @@ ABOUT_STATUS: Final = {
     401: "No token, or none that is good.",
     403: "It takes another role.",
     404: "There is no such thing.",
+    408: "The body does not come.",
     409: "What is there does not allow it.",
     413: "The body is too large.",
     415: "The body is of another media type.",
     422: "The body is not of the kind that is asked for.",
-    429: "Too many wrong tokens came from this address.",
+    429: "Too many wrong tokens came from this address, or too many requests are under way at once.",
     503: "The database can't be asked now.",
 }
 
@@ -176,7 +177,7 @@ def statuses(route: Route) -> set[int]:
     if "{" in route.path:
         found |= {400, 404}
     if route.takes is not None:
-        found |= {400, 413, 415, 422}
+        found |= {400, 408, 413, 415, 422}
     return found
 
 

@@ -9,6 +9,7 @@ from aiohttp import web
 from metrica_hub.decisions.repeats import KEY, Answered, digest_of, fingerprint_of
 from metrica_hub.errors import BadRequest, Conflict
 from metrica_hub.web.auth import NOTED, PRINCIPAL
+from metrica_hub.web.bodies import whole
 
 if TYPE_CHECKING:
     from metrica_hub.web.routing import Handler, Route
@@ -54,7 +55,7 @@ class Repeats:
         if not KEY.fullmatch(key):
             raise BadRequest(f"an {HEADER} has 1 to 64 of A-Z, a-z, 0-9, '.', '_', ':' and '-'", parameter=HEADER)
         digest = digest_of(request[PRINCIPAL].token or 0, request.path, key)
-        fingerprint = fingerprint_of(request.query_string, await request.read())
+        fingerprint = fingerprint_of(request.query_string, await whole(request))
         known = await self._store.begin(digest, fingerprint)
         if known is not None:
             return _again(request, route, known, fingerprint)

@@ -146,6 +146,40 @@ def test_the_page_holds_every_device_and_runs_nothing_but_its_own_file(fleet: Hu
         assert fleet.get(file).status == 200
 
 
+GUARDS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
+    " img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+GUARDED = [
+    ("GET", "/", 200),
+    ("GET", "/login", 200),
+    ("GET", "/static/live.js", 200),
+    ("GET", "/api/v1/devices", 200),
+    ("HEAD", "/api/v1/devices", 200),
+    ("GET", "/metrics", 200),
+    ("GET", "/healthz", 200),
+    ("GET", "/api/v1/nothing", 404),
+    ("POST", "/api/v1/devices", 405),
+    ("POST", "/api/v1/tokens", 403),
+    ("GET", "/api/v1/devices?limit=0", 400),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "status"), GUARDED)
+def test_every_answer_has_the_headers_that_guard_a_browser(method: str, path: str, status: int, fleet: Hub) -> None:
+    answer = fleet.get(path, method=method)
+    assert answer.status == status
+    assert {name: answer.headers.get(name) for name in GUARDS} == GUARDS
+    denied = answer.headers["Permissions-Policy"].split(", ")
+    assert {"camera=()", "geolocation=()", "microphone=()", "usb=()"} <= set(denied)
+    assert all(feature.endswith("=()") for feature in denied)
+
+
 def promtool() -> str:
     found = os.environ.get("METRICA_TEST_PROMTOOL") or shutil.which("promtool")
     assert found, "no promtool: apt-get install prometheus, or set METRICA_TEST_PROMTOOL to its path"
