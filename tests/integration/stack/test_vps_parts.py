@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urljoin
 
 import pytest
@@ -149,6 +149,7 @@ class Door:
     https: int
     http: int
     figures: int
+    authority: str
     trust: ssl.SSLContext
     token: str
 
@@ -268,7 +269,7 @@ def door(installed: Checkout, hub: Hub, tmp_path_factory: pytest.TempPathFactory
         root = folder / "data" / "caddy" / "pki" / "authorities" / "local" / "root.crt"
         _until(root.exists)
         trust = ssl.create_default_context(cafile=str(root))
-        made = Door(https, plain, figures, trust, hub.token("admin"))
+        made = Door(https, plain, figures, str(root), trust, hub.token("admin"))
         _until(lambda: _answers(made))
         yield made
     finally:
@@ -442,10 +443,36 @@ def test_the_hub_is_at_the_root_with_the_headers_that_guard_a_browser(door: Door
     assert status == 200
     assert headers["strict-transport-security"] == "max-age=31536000"
     assert headers["x-content-type-options"] == "nosniff"
-    assert headers["x-frame-options"] == "SAMEORIGIN"
+    assert headers["x-frame-options"] == "DENY"
     assert "default-src" in headers["content-security-policy"]
     assert "server" not in headers
     assert "via" not in headers
+
+
+@pytest.mark.parametrize("path", ["/grafana/", "/git/", "/docs/runbooks/MetricaDeviceOffline/"])
+def test_what_says_nothing_of_a_browser_s_guards_is_given_them(door: Door, path: str) -> None:
+    status, headers, _ = door.ask(path, {"Host": HOST})
+    assert status == 200
+    assert headers["strict-transport-security"] == "max-age=31536000"
+    assert headers["content-security-policy"] == "base-uri 'self'; frame-ancestors 'self'; object-src 'none'"
+    assert headers["cross-origin-opener-policy"] == "same-origin"
+    assert headers["permissions-policy"].startswith("camera=()")
+    assert headers["referrer-policy"] == "same-origin"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-frame-options"] == "SAMEORIGIN"
+
+
+def test_nothing_older_than_tls_1_3_is_spoken_at_the_door(door: Door) -> None:
+    with contextlib.closing(door.connected()) as connection:
+        assert cast("ssl.SSLSocket", connection.sock).version() == "TLSv1.3"
+    old = ssl.create_default_context(cafile=door.authority)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with (
+        socket.create_connection((LOOPBACK, door.https), DEADLINE_S) as raw,
+        pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"),
+        old.wrap_socket(raw, server_hostname=HOST),
+    ):
+        pass
 
 
 def test_the_hub_hears_who_asks_and_not_what_he_says_of_himself(door: Door) -> None:
