@@ -298,8 +298,10 @@ def _given(hub: Hub, order: StopOrder, key: str | None, *, printed: bool, within
     if printed:
         sys.stdout.write(text)
         return Exit.OK
-    hub.post("/orders", text)
+    unjudged = hub.post("/orders", text).body.get("unjudged")
     say(f"order {order.number} stands")
+    if unjudged:
+        tell(f"whether its signer may was not found out at the hub: {clean(str(unjudged))}; each device judges")
     code = asyncio.run(_obeyed(hub, order.number, within_s))
     tell("next: metrica stop, and to lift it metrica resume" if order.stops else "next: metrica devices")
     return code

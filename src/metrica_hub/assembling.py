@@ -17,6 +17,7 @@ from metrica_fleet.topics import ANSWERS, PRESENCE, RECORDS, STATUS, STOP, Addre
 from metrica_hub.adapters.bus import Account, Broker, Bus
 from metrica_hub.adapters.key import Key
 from metrica_hub.adapters.post import posting
+from metrica_hub.adapters.signatures import signer_of
 from metrica_hub.adapters.store.attendance import Register
 from metrica_hub.adapters.store.changes import Caller, listen
 from metrica_hub.adapters.store.commands import Commands
@@ -64,6 +65,7 @@ from metrica_hub.web.pages.frame import Frame
 from metrica_hub.web.ring import Notice
 from metrica_hub.web.stop import EmergencyStop
 from metrica_hub.web.webhooks import WebhookResource
+from metrica_hub.web.witness import Witness
 
 if TYPE_CHECKING:
     from metrica_hub import settings
@@ -188,7 +190,15 @@ def assembled(parts: Settings, writers: Pool, readers: Pool) -> Hub:
         Devices(reader, now=_now),
         NetdataTargets(board, parts.fleet, parts.metrics.netdata_address),
         Events(reader),
-        EmergencyStop(fleet, stops, board, door.audit, now=_now, on_given=lambda: _each((warden.wake, caller.call))),
+        EmergencyStop(
+            fleet,
+            stops,
+            board,
+            door.audit,
+            now=_now,
+            on_given=lambda: _each((warden.wake, caller.call)),
+            witness=Witness(None if parts.git is None else parts.git.branch, rollouts, signer_of),
+        ),
         *branch.resources,
         CommandResource(commands, door.audit, board, news),
         live,

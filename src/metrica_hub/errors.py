@@ -46,8 +46,8 @@ class BadRequest(Unusable):
 class Invalid(Unusable):
     """A body can be read but is not of the kind that is asked for; ``pointer`` leads to the part at fault."""
 
-    def __init__(self, message: str, *, pointer: str = "") -> None:
-        super().__init__(message, reason="invalid")
+    def __init__(self, message: str, *, pointer: str = "", reason: str = "invalid") -> None:
+        super().__init__(message, reason=reason)
         self.pointer = pointer
 
 

@@ -1,10 +1,11 @@
 """Edges: one module a counterpart. An adapter does not know another one.
 
-bus      the broker, MQTT 5 by the ``mqtt5`` codec
-store    Postgres
-mirror   the Git repository whose branch the fleet follows
-post     who is told of events by HTTP
-key      the hub's own key, by ssh-keygen
+bus          the broker, MQTT 5 by the ``mqtt5`` codec
+store        Postgres
+mirror       the Git repository whose branch the fleet follows
+post         who is told of events by HTTP
+key          the hub's own key, by ssh-keygen
+signatures   whose signature an order carries, by ssh-keygen
 
 Here itself is what several of them need: work that blocks and can't be interrupted, in a thread that does not keep the
 process from ending. Not asyncio's executor, nor libuv's pool: both are joined at the end, so one server that says

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from metrica_fleet.identity import FleetId
     from metrica_hub.web.audit import Audit
     from metrica_hub.web.board import Board
+    from metrica_hub.web.witness import Witness
 
 TEXT: Final = "text/plain"
 _Resumed = Annotated[
@@ -90,9 +91,13 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
-    """An order that is kept, and on its way."""
+    """An order that is kept, and on its way; each device judges its signature by itself."""
 
     number: Annotated[int, msgspec.Meta(ge=1)]
+    signed_by: str | None
+    """By ``allowed_signers`` of the fleet repository; null: that was not found out here."""
+    unjudged: str | None
+    """Why not."""
 
 
 class EmergencyStop:
@@ -107,6 +112,7 @@ class EmergencyStop:
         *,
         now: Callable[[], datetime],
         on_given: Callable[[], object],
+        witness: Witness,
     ) -> None:
         """``on_given`` is called when an order was written down: it is to be published at once."""
         self._fleet = fleet
@@ -115,6 +121,7 @@ class EmergencyStop:
         self._audit = audit
         self._now = now
         self._on_given = on_given
+        self._witness = witness
 
     def routes(self) -> tuple[Route, ...]:
         """Return its part of the route table."""
@@ -176,7 +183,7 @@ class EmergencyStop:
         return json(Prepared(number=order.number, text=written(order), stops=stops))
 
     async def give(self, request: web.Request) -> web.StreamResponse:
-        """Keep an order, and have it published."""
+        """Keep an order, and have it published; not one of which it can be told that nobody signed it who may."""
         only(request, ())
         payload = await raw_body_of(request, (TEXT,))
         given_by = request[PRINCIPAL].name
@@ -187,12 +194,17 @@ class EmergencyStop:
         newest = await self._orders.newest()
         if newest is not None and newest.order.number >= kept.order.number:
             raise _outdated(kept, newest)
-        detail = {"number": kept.order.number, "stops": [f"{one.level} {one.scope}" for one in kept.order.stops]}
+        found = await self._witness.witnessed(kept.signed)
+        detail = {
+            "number": kept.order.number,
+            "stops": [f"{one.level} {one.scope}" for one in kept.order.stops],
+            "signed_by": found.signed_by,
+        }
         await self._audit.note(request, "stop.order", f"order/{kept.order.number}", detail)
         if not await self._orders.add(kept):
             raise _outdated(kept, await self._orders.newest() or kept)
         self._on_given()
-        response = json(Accepted(number=kept.order.number))
+        response = json(Accepted(number=kept.order.number, signed_by=found.signed_by, unjudged=found.unjudged))
         response.set_status(202)
         return response
 

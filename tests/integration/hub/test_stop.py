@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import aiomqtt
 import pytest
 from tests.fixtures.broker import HOST, Broker
+from tests.fixtures.git_servers import repository
 from tests.fixtures.hub import FLEET, Answer, Hub
 from tests.fixtures.signing import Person
 from tests.fixtures.stopping import Operator
@@ -22,6 +23,8 @@ from metrica_fleet.topics import STOP, Address, topic_of
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.fixtures.database import Database
 
 TOPIC = topic_of(Address(FleetId(FLEET), STOP))
 TEXT = {"Content-Type": "text/plain"}
@@ -75,7 +78,11 @@ async def test_an_order_is_prepared_signed_given_published_counted_and_lifted(
     assert standing(hub)["order"] is None, "nothing is stopped by what is prepared"
     payload = alice.signed(first["text"])
     given = give(payload)
-    assert (given.status, given.json) == (202, {"number": first["number"]})
+    unjudged = "this hub has read no commit of the fleet repository"
+    assert (given.status, given.json) == (
+        202,
+        {"number": first["number"], "signed_by": None, "unjudged": unjudged},
+    )
     assert await retained(broker, first["number"]) == payload
 
     async with Device("pi-01", broker.port) as device:
@@ -138,3 +145,61 @@ async def test_an_order_given_at_the_broker_is_kept_and_the_newest_stays_whateve
     await until(lambda: number(hub) == alice.number)
     assert await retained(broker, alice.number) == newest
     assert understood(standing(hub)["order"]["text"], FleetId(FLEET)).stops == ()
+
+
+async def test_an_order_that_nobody_signed_who_may_is_refused_at_once_and_relayed_where_that_cant_be_told(
+    broker: Broker, database: Database, person: Person, tmp_path: Path
+) -> None:
+    alice, bob = Operator(person, FLEET, broker, number=1_700_000_000), Person.made(tmp_path, "bob")
+    files = {
+        "fleet.toml": f'name = "{FLEET}"\n',
+        "devices/pi-01.toml": 'role = "camera"\n',
+        "roles/camera/compose.yaml": "",
+    }
+    fleet = repository(tmp_path)
+    settings = {"METRICA_HUB_GIT_URL": str(fleet.bare), "METRICA_HUB_GIT_POLL_S": "0.2"}
+    with Hub(database.url, broker.port, settings=settings) as hub:
+        token = hub.token("operator")
+
+        async def reads(signers: str | None) -> str:
+            commit = fleet.commit({**files, "allowed_signers": signers})
+            await until(lambda: (hub.get("/api/v1/head").json or {}).get("read_commit") == commit)
+            return commit[:8]
+
+        def give(payload: bytes) -> Answer:
+            return hub.get("/api/v1/orders", TEXT, "POST", payload, token=token)
+
+        def refused(payload: bytes) -> tuple[int, str, str]:
+            answer = give(payload)
+            return answer.status, answer.json["type"].rpartition("/")[2], answer.json["detail"]
+
+        hub.wait_until_ready()
+        lines = person.line() + bob.line('namespaces="git"') + hub.key_line()
+        commit = await reads(lines)
+        given = give(alice.signed(alice.order()))
+        assert (given.status, given.json["signed_by"], given.json["unjudged"]) == (202, "alice@example.org", None)
+
+        status, slug, why = refused(alice.signed(alice.order(), by=bob))
+        assert (status, slug) == (422, "signer-unknown")
+        assert f"allowed_signers of the fleet repository (commit {commit})" in why
+        assert "bob@example.org may not sign for this (metrica-order)" in why
+        stranger = Person.made(tmp_path, "mallory")
+        assert refused(alice.signed(alice.order(), by=stranger))[:2] == (422, "signer-unknown")
+        for payload in (
+            alice.signed(alice.order(), namespace="git"),
+            alice.signed(alice.order()).replace(b'"stops":[]', b'"stops" :[]'),
+        ):
+            assert refused(payload)[:2] == (422, "signature-bad")
+        assert number(hub) == 1_700_000_001, "nothing of what was refused is kept"
+        trail = hub.get("/api/v1/audit?action=stop.order", token=hub.token("admin")).json["items"]
+        assert [one["detail"]["signed_by"] for one in trail] == ["alice@example.org"]
+
+        for signers, why in (
+            (None, "has no allowed_signers, and each device goes by its own"),
+            ("alice\n", "allowed_signers:1:"),
+        ):
+            await reads(signers)
+            given = give(alice.signed(alice.order(), by=stranger))
+            assert (given.status, given.json["signed_by"]) == (202, None)
+            assert why in given.json["unjudged"]
+            assert number(hub) == alice.number

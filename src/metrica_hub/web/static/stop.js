@@ -30,7 +30,8 @@
     const whole = pasted.startsWith("-----BEGIN") ? text + pasted : pasted;
     try {
       const { said } = await page.post("/api/v1/orders", whole, "text/plain");
-      page.tell(event.target, `Order ${said.number} is on its way.`, "good");
+      const judged = said.unjudged ? ` Whether its signer may was not found out here: ${said.unjudged}.` : "";
+      page.tell(event.target, `Order ${said.number} is on its way.${judged}`, said.unjudged ? "warn" : "good");
     } catch (error) {
       page.tell(event.target, error.message, "bad");
     }
