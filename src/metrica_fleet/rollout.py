@@ -276,6 +276,16 @@ def advance(plan: Plan, course: Course, seen: Mapping[DeviceId, Seen], now_s: fl
     return _changed(replace(course, state="done", threshold=EVERYBODY, reason="", message="every stage has passed"))
 
 
+def soaks_until_s(plan: Plan, course: Course, seen: Mapping[DeviceId, Seen], now_s: float) -> float | None:
+    """Return when the soak of the last open stage ends, by the rule by which it passes; ``None``: none is going on."""
+    if course.state != "open" or course.stage < 0 or not plan.policy.stages[course.stage].soak_s:
+        return None
+    stage = _Stage(plan, course, seen, now_s)
+    if stage.holds() is not None or stage.is_too_ill():
+        return None
+    return stage.soaked_s() or None
+
+
 def _past_the_limit(plan: Plan, course: Course, counts: tuple[Counts, ...]) -> str | None:
     """Return where more failed than may, in words; ``None``: nowhere, or it is known."""
     if course.state == "halted":

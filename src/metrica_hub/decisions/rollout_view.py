@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
 from metrica_fleet.identity import short
 from metrica_fleet.policies import RolloutPolicy
-from metrica_fleet.rollout import Counts, CourseState
+from metrica_fleet.rollout import Counts, CourseState, soaks_until_s
 from metrica_hub.decisions.outcome import Said, obstacle
+from metrica_hub.decisions.progress import plan_of, seen_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from metrica_hub.decisions.progress import Rollout, Stage
+    from metrica_hub.decisions.progress import Entry, Rollout, Stage
 
 State = Literal["waiting", "started", "confirmed", "unchanged", "refused", "silent"]
 
@@ -167,9 +168,9 @@ def in_ms(at: datetime) -> datetime:
 
 
 def detail_of(
-    rollout: Rollout, groups: Iterable[Group], failures: Iterable[Failures], confirmed_at: datetime | None
+    rollout: Rollout, groups: Iterable[Group], failures: Iterable[Failures], entries: Sequence[Entry], now: datetime
 ) -> RolloutDetail:
-    """Return ``rollout`` in full; ``confirmed_at``: when a device of the last open stage was confirmed last."""
+    """Return ``rollout`` in full; ``entries``: the devices of the last open stage, as they are ``now``."""
     on_it = sum(stage.counts.confirmed for stage in rollout.stages)
     return RolloutDetail(
         **msgspec.structs.asdict(view_of(rollout)),
@@ -177,7 +178,7 @@ def detail_of(
         waits=_waits(rollout, groups),
         failures=tuple(failures),
         abort=Abortion(revert=rollout.policy.abort == "revert", devices=on_it),
-        soaks_until=_soaks_until(rollout, confirmed_at),
+        soaks_until=_soaks_until(rollout, entries, now),
     )
 
 
@@ -191,14 +192,9 @@ def why_waiting(rollout: Rollout, stage: int, said: Said) -> str:
     return found or (ABOUT_TO if is_open else NOT_OPEN)
 
 
-def _soaks_until(rollout: Rollout, confirmed_at: datetime | None) -> datetime | None:
-    at = rollout.course.stage
-    if confirmed_at is None or at < 0 or rollout.course.state != "open":
-        return None
-    counts, soak_s = rollout.stages[at].counts, rollout.policy.stages[at].soak_s
-    if counts.waiting + counts.due + counts.started or not soak_s:
-        return None
-    return in_ms(confirmed_at + timedelta(seconds=soak_s))
+def _soaks_until(rollout: Rollout, entries: Sequence[Entry], now: datetime) -> datetime | None:
+    until_s = soaks_until_s(plan_of(rollout, entries), rollout.course, seen_of(entries), now.timestamp())
+    return None if until_s is None else in_ms(datetime.fromtimestamp(until_s, UTC))
 
 
 def _waits(rollout: Rollout, groups: Iterable[Group]) -> tuple[Waits, ...]:

@@ -60,6 +60,7 @@ _FORGET_DEVICES: Final = "DELETE FROM rollout_devices WHERE rollout <= $1"
 _ENTRIES: Final = """
 SELECT device, stage, release_before, state, reason, message, since FROM rollout_devices WHERE rollout = $1
 """
+_ENTRIES_OF_STAGE: Final = f"{_ENTRIES} AND stage = $2"
 _MOVED: Final = """
 SELECT device, change, presence, last_seen_at, hearing, flapping_since, mode, phase, wanted_commit, commit, release,
        reason, message, refused_commit, refused_reason, refused_message
@@ -81,9 +82,6 @@ RETURNING *
 """
 _LIST: Final = "SELECT * FROM rollouts WHERE id < $1 ORDER BY id DESC LIMIT $2"
 _HEADS: Final = "SELECT * FROM heads WHERE branch = $1"
-_CONFIRMED_AT: Final = """
-SELECT max(since) FROM rollout_devices WHERE rollout = $1 AND stage = $2 AND state = 'confirmed'
-"""
 _PUT_STAGES: Final = "UPDATE rollouts SET stages = $2 WHERE id = $1"
 
 _STAGES: Final = msgspec.json.Decoder(tuple[Stage, ...])
@@ -202,9 +200,12 @@ class Rollouts:
         async with borrowed(self._pool) as connection:
             waits = await connection.fetch(self._waits, rollout.id)
             failures = await connection.fetch(self._failures, rollout.id, deadline)
-            confirmed_at = await connection.fetchval(_CONFIRMED_AT, rollout.id, rollout.course.stage)
+            now, _ = await _now(connection)
+            entries = await connection.fetch(_ENTRIES_OF_STAGE, rollout.id, rollout.course.stage)
         groups = (Group(stage=row["stage"], said=_waiting(row), devices=row["devices"]) for row in waits)
-        return detail_of(rollout, groups, [_failures(rollout, row) for row in failures], confirmed_at)
+        return detail_of(
+            rollout, groups, [_failures(rollout, row) for row in failures], list(map(_entry, entries)), now
+        )
 
     async def devices(
         self, rollout: Rollout, *, state: str | None, stage: int | None, after: str, limit: int
