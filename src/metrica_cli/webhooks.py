@@ -32,6 +32,7 @@ def register(app: App) -> None:
         name="add",
     )
     add(webhooks, list_, "metrica webhook list", name="list")
+    add(webhooks, try_, "metrica webhook test 7", name="test")
     add(webhooks, remove, "metrica webhook remove 7")
     app.command(webhooks)
 
@@ -68,17 +69,32 @@ def list_(*, output: Output = "table", no_headers: NoHeaders = False, at: At = H
     return Exit.OK
 
 
+def try_(number: Number, /, *, at: At = HERE) -> Exit:
+    """Send somebody a signed message that is no event, and say whether it was taken; exit code 1 when not."""
+    path, hub = _path(number), at.there()
+    url = clean(str(hub.get(path).body.get("url")))
+    tried = hub.post(f"{path}/test").body
+    if not tried.get("taken"):
+        raise Trouble(f"{url} did not take it", code=Exit.NO, why=clean(str(tried.get("why"))))
+    say(f"{url} took it")
+    return Exit.OK
+
+
 def remove(number: Number, /, *, yes: Yes = False, at: At = HERE) -> Exit:
     """Tell somebody no more."""
-    if not number.isascii() or not number.isdigit():
-        raise Trouble(f'"{clean(number)}" is no webhook', code=Exit.USAGE, advice="metrica webhook list")
-    hub = at.there()
-    known = hub.get(f"/webhooks/{number}").body
+    path, hub = _path(number), at.there()
+    known = hub.get(path).body
     url = clean(str(known.get("url")))
     agreed(f"Tell {url} no more? Another one has another secret.", yes=yes)
-    hub.delete(f"/webhooks/{number}")
+    hub.delete(path)
     say(f"{url} is told no more")
     return Exit.OK
+
+
+def _path(number: str) -> str:
+    if not number.isascii() or not number.isdigit():
+        raise Trouble(f'"{clean(number)}" is no webhook', code=Exit.USAGE, advice="metrica webhook list")
+    return f"/webhooks/{number}"
 
 
 def _row(webhook: Json, now: datetime, look: Look) -> tuple[str | Cell, ...]:

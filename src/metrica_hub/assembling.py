@@ -180,7 +180,14 @@ def assembled(parts: Settings, writers: Pool, readers: Pool) -> Hub:
     loops.append(_teller(parts, webhooks, reader, candidate, chance).run)
     resources = (
         *door.resources,
-        WebhookResource(webhooks, door.audit, private=parts.webhooks.private),
+        WebhookResource(
+            parts.fleet,
+            webhooks,
+            door.audit,
+            lambda: posting(private=parts.webhooks.private),
+            private=parts.webhooks.private,
+            now=_now,
+        ),
         *dashboard(
             Frame(parts.fleet, __version__, board, now=_now, grafana=parts.links.grafana),
             board,

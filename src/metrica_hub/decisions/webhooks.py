@@ -121,6 +121,20 @@ def cloud_event(fleet: str, event: EventRow) -> bytes:
     return msgspec.json.encode(facts)
 
 
+def trial_event(fleet: str, webhook: int, id_: str, at: datetime) -> bytes:
+    """Return what a webhook is told when somebody tries whether it takes anything: no event of any device."""
+    facts: dict[str, Any] = {
+        "specversion": "1.0",
+        "id": id_,
+        "source": f"/fleets/{fleet}/webhooks/{webhook}",
+        "type": "fleet.metrica.webhook.test.v1",
+        "datacontenttype": "application/json",
+        "time": at,
+        "data": {"webhook": webhook},
+    }
+    return msgspec.json.encode(facts)
+
+
 def message_id(event: EventRow) -> str:
     """Return by what a receiver knows an event that it is told again."""
     return f"{event.stream}:{event.seq}"

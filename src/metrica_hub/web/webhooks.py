@@ -8,15 +8,20 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 from aiohttp import web
 
-from metrica_hub.decisions.webhooks import Kinds, Url, Webhook, objection, secret_of
-from metrica_hub.errors import Invalid, NotThere
+from metrica_hub.decisions.webhooks import Kinds, Url, Webhook, headers_of, objection, secret_of, trial_event
+from metrica_hub.errors import Invalid, NotTaken, NotThere
 from metrica_hub.web.answers import Page, created, json, page
 from metrica_hub.web.auth import PRINCIPAL
 from metrica_hub.web.bodies import body_of
 from metrica_hub.web.cursors import AFTER, LIMIT, id_of, limit_of, only, part_of, start_of
+from metrica_hub.web.problem import request_id_of
 from metrica_hub.web.routing import Route
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
+    from datetime import datetime
+
     from metrica_hub.web.audit import Audit
 
 _KIND: Final = "webhook"
@@ -38,8 +43,20 @@ class Webhooks(Protocol):
         """Return one of them."""
         ...
 
+    async def secret(self, number: int) -> str | None:
+        """Return what the messages of one are signed with."""
+        ...
+
     async def remove(self, number: int) -> None:
         """Tell one no more."""
+        ...
+
+
+class Post(Protocol):
+    """The way out."""
+
+    async def tell(self, url: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Send something; raises ``NotTaken``."""
         ...
 
 
@@ -58,14 +75,34 @@ class Agreed(msgspec.Struct, frozen=True, kw_only=True):
     known: Webhook
 
 
+class Tried(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a message that was sent to try a webhook."""
+
+    taken: bool
+    why: str | None
+    """Why not."""
+
+
 class WebhookResource:
     """The resource."""
 
-    def __init__(self, webhooks: Webhooks, audit: Audit, *, private: bool) -> None:
+    def __init__(
+        self,
+        fleet: str,
+        webhooks: Webhooks,
+        audit: Audit,
+        posting: Callable[[], AbstractAsyncContextManager[Post]],
+        *,
+        private: bool,
+        now: Callable[[], datetime],
+    ) -> None:
         """``private``: receivers may be on this machine or in a private network."""
+        self._fleet = fleet
         self._webhooks = webhooks
         self._audit = audit
+        self._posting = posting
         self._private = private
+        self._now = now
 
     def routes(self) -> tuple[Route, ...]:
         """Return its part of the route table."""
@@ -96,6 +133,15 @@ class WebhookResource:
                 shown_once=True,
             ),
             Route("GET", one, "getWebhook", self.get, "Who is told, and how that goes.", role="admin", answers=Webhook),
+            Route(
+                "POST",
+                f"{one}/test",
+                "testWebhook",
+                self.test,
+                "Sends it a signed message that is no event, now and once, and says whether it was taken.",
+                role="admin",
+                answers=Tried,
+            ),
             Route("DELETE", one, "removeWebhook", self.remove, "Tells it no more.", role="admin", status=204),
         )
 
@@ -124,6 +170,24 @@ class WebhookResource:
         only(request, ())
         return json(await self._there(request))
 
+    async def test(self, request: web.Request) -> web.StreamResponse:
+        """Send one a message; whatever comes of it, it is told of events as before, a disabled one of none."""
+        only(request, ())
+        known = await self._there(request)
+        secret = await self._webhooks.secret(known.id)
+        if secret is None:
+            raise _nothing(known.id)
+        await self._audit.note(request, "webhook.test", f"webhook/{known.id}", {"url": known.url})
+        at, message = self._now(), f"test:{request_id_of(request)}"
+        body = trial_event(self._fleet, known.id, message, at)
+        headers = headers_of(secret, message, int(at.timestamp()), body)
+        try:
+            async with self._posting() as post:
+                await post.tell(known.url, headers, body)
+        except NotTaken as error:
+            return json(Tried(taken=False, why=error.message))
+        return json(Tried(taken=True, why=None))
+
     async def remove(self, request: web.Request) -> web.StreamResponse:
         """Remove one."""
         only(request, ())
@@ -136,5 +200,9 @@ class WebhookResource:
         wanted = id_of(request)
         found = await self._webhooks.webhook(wanted)
         if found is None:
-            raise NotThere(f"There is no webhook {wanted}.")
+            raise _nothing(wanted)
         return found
+
+
+def _nothing(wanted: int) -> NotThere:
+    return NotThere(f"There is no webhook {wanted}.")

@@ -155,6 +155,25 @@ async def test_who_is_gone_or_fails_for_a_day_is_told_no_more(
     assert [one["id"] for one in telling.get("/api/v1/webhooks").json["items"]] == [2]
 
 
+def test_a_webhook_is_tried_at_once_whatever_its_kinds_and_that_is_no_failure_of_it(
+    telling: Hub, receiver: Receiver
+) -> None:
+    made = make(telling, receiver.url, "release.*")
+    path = f"{made.headers['Location']}/test"
+    tried = telling.get(path, method="POST")
+    assert (tried.status, tried.json) == (200, {"taken": True, "why": None}), tried.text
+    [(headers, body)] = receiver.taken
+    assert is_signed(made.json["secret"], headers, body)
+    told = json.loads(body)
+    assert (told["id"], told["type"]) == (headers["webhook-id"], "fleet.metrica.webhook.test.v1")
+    assert told["data"] == {"webhook": 1}
+    receiver.status = 500
+    assert telling.get(path, method="POST").json == {"taken": False, "why": "it answered 500"}
+    known = look(telling, made)
+    assert (known["failing_since"], known["told_at"]) == (None, None)
+    assert telling.get("/api/v1/webhooks/99/test", method="POST").status == 404
+
+
 async def test_nothing_is_sent_into_ones_own_network_unless_it_is_allowed_nor_to_too_many(
     broker: Broker, database: Database, receiver: Receiver
 ) -> None:

@@ -73,6 +73,16 @@ class Webhooks:
         found = await self.webhooks(after=number - 1, limit=1)
         return found[0] if found and found[0].id == number else None
 
+    async def secret(self, number: int) -> str | None:
+        """Return what the messages of one are signed with; ``None``: there is no such one.
+
+        Raises:
+            StoreAway: Postgres can't do it now.
+        """
+        async with borrowed(self._pool) as connection:
+            secret: str | None = await connection.fetchval("SELECT secret FROM webhooks WHERE id = $1", number)
+        return secret
+
     async def remove(self, number: int) -> None:
         """Tell somebody no more.
 
