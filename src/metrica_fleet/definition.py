@@ -1,7 +1,7 @@
 """The fleet repository: what operators edit, parsed into frozen values (DESIGN.md section 3).
 
-    fleet.toml                   name, [health], [limits], [rollout]
-    devices/<id>.toml            role, tags, [vars]
+    fleet.toml                   name, [health], [limits], [rollout], [secrets]
+    devices/<id>.toml            role, tags, age, [vars]
     roles/<role>/compose.yaml    an ordinary Compose file; only Compose parses it
     roles/<role>/role.toml       optional: [health] over the fleet's, key by key; [[checks]]; [update]; [services.NAME]
 
@@ -33,6 +33,7 @@ from metrica_fleet.policies import (
 )
 from metrica_fleet.problems import DefinitionError, Problem, listed, shown, suggestion
 from metrica_fleet.role_reading import service_policies, update_policy
+from metrica_fleet.sealed import RECIPIENT_PATTERN
 from metrica_fleet.toml_reading import NAME_WORDS, Reader
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ __all__ = [
     "RoleDefinition",
     "Rollout",
     "RolloutPolicy",
+    "SecretPolicy",
     "ServicePolicy",
     "TcpCheck",
     "UpdatePolicy",
@@ -65,6 +67,7 @@ Files = Mapping[str, bytes]
 
 MAX_TAGS: Final = 32
 MAX_CHECKS: Final = 64
+MAX_OPERATORS: Final = 64
 MAX_VARIABLE_BYTES: Final = 32 * 1024
 """Of one value: the kernel gives a program no variable of more than 128 KiB."""
 RESERVED_PREFIXES: Final = ("METRICA_", "COMPOSE_", "DOCKER_", "LD_")
@@ -73,6 +76,14 @@ RESERVED: Final = frozenset({"PATH", "HOME"})
 RESERVED_DEVICES: Final = frozenset({"hub", "operator", "stream"})
 """Users of the broker that are no devices (mosquitto/acl): a device of that name would have their rights. ``stream`` is
 a path of the hub's API (``/api/v1/devices/stream``): a device of that name could not be asked for."""
+
+Recipient = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=RECIPIENT_PATTERN,
+        extra_json_schema={"description": 'the public key of an age identity, "age1..." of 62 characters'},
+    ),
+]
 
 _FLEET_FILE: Final = "fleet.toml"
 _MAX_INT: Final = 2**63
@@ -86,6 +97,13 @@ class RoleDefinition(msgspec.Struct, frozen=True, kw_only=True):
     checks: tuple[Check, ...] = ()
     update: UpdatePolicy = UpdatePolicy()
     services: dict[str, ServicePolicy] = {}
+
+
+class SecretPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """``[secrets]``."""
+
+    operators: Annotated[tuple[Recipient, ...], msgspec.Meta(max_length=MAX_OPERATORS)] = ()
+    """Who can open every secret besides the devices that it is for: it takes one of them to seal them anew."""
 
 
 class DeviceDefinition(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +120,8 @@ class DeviceDefinition(msgspec.Struct, frozen=True, kw_only=True):
     services: dict[str, ServicePolicy] = {}
     rollout: RolloutPolicy | None = None
     """``None``: nobody waits for anybody."""
+    age: str | None = None
+    """To whom its secrets are sealed; the device itself goes by the key that it has."""
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +131,7 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     devices: dict[DeviceId, DeviceDefinition]
     roles: dict[RoleId, RoleDefinition]
     rollout: RolloutPolicy | None = None
+    secrets: SecretPolicy = SecretPolicy()
 
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,7 +197,7 @@ def whole_fleet(files: Files) -> Fleet:
     if problems:
         raise DefinitionError(sorted(problems, key=lambda problem: (problem.file, problem.line or 0)))
     devices = {device: _joined(basics, one, roles[one.role]) for device, one in read.items() if one is not None}
-    return Fleet(name=basics.name, devices=devices, roles=roles, rollout=basics.rollout)
+    return Fleet(name=basics.name, devices=devices, roles=roles, rollout=basics.rollout, secrets=basics.secrets)
 
 
 def rollout_in(files: Files) -> Rollout:
@@ -207,6 +228,7 @@ class _Basics(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     reader: Reader | None = None
     rollout: RolloutPolicy | None = None
+    secrets: SecretPolicy = SecretPolicy()
 
 
 class _Device(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,6 +240,7 @@ class _Device(msgspec.Struct, frozen=True, kw_only=True):
     role: RoleId
     tags: tuple[str, ...]
     variables: dict[str, str]
+    age: str | None
 
 
 def _read_fleet(files: Files, problems: list[Problem]) -> _Basics:
@@ -228,13 +251,14 @@ def _read_fleet(files: Files, problems: list[Problem]) -> _Basics:
         problems.append(Problem(_FLEET_FILE, None, "", f"the file is missing; {advice}", "missing-file"))
         return _Basics(name=FleetId(""), health=HealthPolicy(), limits=Limits())
     reader = Reader(_FLEET_FILE, content, problems)
-    reader.only((), reader.table, ("name", "health", "limits", "rollout"))
+    reader.only((), reader.table, ("name", "health", "limits", "rollout", "secrets"))
     return _Basics(
         name=FleetId(reader.required("name", Name, example='"my-fleet"') or ""),
         health=reader.overlaid("health", HealthPolicy()),
         limits=reader.overlaid("limits", Limits()),
         reader=reader,
         rollout=_rollout(reader),
+        secrets=reader.overlaid("secrets", SecretPolicy()),
     )
 
 
@@ -258,15 +282,16 @@ def _read_device(files: Files, device: DeviceId, problems: list[Problem]) -> _De
         text = f'"{device}" means something else to the broker or the hub; rename the device'
         problems.append(Problem(file, None, "", text, "bad-name"))
     reader = Reader(file, content, problems)
-    reader.only((), reader.table, ("role", "tags", "vars"))
+    reader.only((), reader.table, ("role", "tags", "age", "vars"))
     role = reader.required("role", RoleName, example='"..."')
     kind = Annotated[tuple[Name, ...], msgspec.Meta(max_length=MAX_TAGS)]
     tags = reader.value(("tags",), reader.table.get("tags", []), kind)
+    age = reader.value(("age",), reader.table["age"], Recipient) if "age" in reader.table else None
     variables = _variables(reader)
     if role is None:
         return None
     line = reader.line_of(("role",))
-    return _Device(file=file, id=device, role_line=line, role=role, tags=tags or (), variables=variables)
+    return _Device(file=file, id=device, role_line=line, role=role, tags=tags or (), variables=variables, age=age)
 
 
 def _variables(reader: Reader) -> dict[str, str]:
@@ -374,6 +399,7 @@ def _joined(basics: _Basics, device: _Device, role: RoleDefinition) -> DeviceDef
         update=role.update,
         services=role.services,
         rollout=basics.rollout,
+        age=device.age,
     )
 
 
