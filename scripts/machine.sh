@@ -469,7 +469,7 @@ monitoring_install() {
 tests_ready() {
   need git openssh-server openssl busybox-static docker-registry prometheus iproute2 curl strace chromium \
     mosquitto mosquitto-clients libmosquitto-dev gcc libc6-dev patch faketime iptables systemd e2fsprogs \
-    postgresql pgbackrest restic jq sqlite3
+    postgresql pgbackrest restic jq sqlite3 age
   # shellcheck disable=SC2119
   engine_ready
   compose_ready
