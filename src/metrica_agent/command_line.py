@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from metrica_agent.console import check, explain, status, stop_status
+from metrica_agent.console import check, explain, secrets, status, stop_status
 from metrica_agent.console_orders import accept_history, hold, obey, safe_mode
 from metrica_agent.settings import DEFAULT_FILE, Settings
 from metrica_fleet import __version__
@@ -37,6 +37,8 @@ def make_parser(run: Callable[[Settings], int]) -> argparse.ArgumentParser:
     explaining = command("explain", "Print the last decisions, with the rule and the facts behind each.", explain)
     explaining.add_argument("-n", type=int, default=5, dest="limit", metavar="N", help="how many (default: 5)")
     command("check", "Print what is wrong with this installation, in words.", check)
+    opening = command("secrets", "Open the secrets of the releases on this disk, as at boot, for the engine.", secrets)
+    opening.add_argument("--key", action="store_true", help="only print this device's public key (age)")
     for name, about, does in (
         ("safe-mode", "Enter safe mode (the stack that always works runs, updates wait), or leave it.", safe_mode),
         ("hold", "Let nothing change on this device, or go on.", hold),

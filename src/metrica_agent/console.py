@@ -21,7 +21,6 @@ from metrica_agent.adapters.clock import Clock
 from metrica_agent.adapters.compose import Engine
 from metrica_agent.adapters.git.remote import Remote
 from metrica_agent.adapters.ledger import recent_decisions, recent_events, remembered
-from metrica_agent.adapters.releases import Releases
 from metrica_agent.decisions.preflight import needs
 from metrica_agent.decisions.render import render
 from metrica_agent.decisions.standing import standing
@@ -30,7 +29,17 @@ from metrica_agent.decisions.world import Memory, Trial
 from metrica_agent.settings import BusSettings, Settings
 from metrica_agent.tasks.report import TAKEN_OVER_AGAIN_S
 from metrica_agent.tasks.staging import SAFE_MODE
-from metrica_agent.wiring import LEDGER, bus_tls, engine_environment, mirror, own_signers, safe_mode_folder
+from metrica_agent.tasks.unsealing import Secrets
+from metrica_agent.wiring import (
+    LEDGER,
+    bus_tls,
+    engine_environment,
+    mirror,
+    own_signers,
+    releases_of,
+    safe_mode_folder,
+    vault_of,
+)
 from metrica_fleet.errors import NotNow, Unusable
 from metrica_fleet.identity import CommitId, short
 
@@ -95,6 +104,16 @@ def claimed(path: Path) -> list[tuple[str, str]]:
         if event.kind == "bus.taken_over" and event.boot_id == clock.boot_id and ago_s < 2 * TAKEN_OVER_AGAIN_S:
             return [("claimed", f"{event.message} (told {ago_s / 60:.0f} minutes ago)")]
     return []
+
+
+def secrets(settings: Settings, asked: argparse.Namespace) -> int:
+    """Open the secrets of every release on disk, before the engine starts what reads them. Raises FleetError."""
+    if asked.key:
+        print(asyncio.run(vault_of(settings).recipient()))
+        return 0
+    count = asyncio.run(Secrets(releases_of(settings), vault_of(settings)).recall())
+    print(f"secrets of the releases on this disk that are open: {count}")
+    return 0
 
 
 def stop_status(settings: Settings, _: argparse.Namespace) -> int:
@@ -236,7 +255,7 @@ async def _safe_mode(settings: Settings) -> Found:
     """Look at the stack that always works: once it is needed, nobody can mend it."""
     folder, what = safe_mode_folder(settings), "safe-mode stack"
     engine = Engine(settings.compose.project, environment=engine_environment(settings))
-    releases = Releases(Path(settings.state_dir))
+    releases = releases_of(settings)
     places = releases.places(folder, SAFE_MODE)
     variables = {"METRICA_DATA": places.data}
     try:
@@ -250,7 +269,12 @@ async def _safe_mode(settings: Settings) -> Found:
             variables=variables,
             may_be_empty=True,
         )
-        needed = needs(rendered.compose, content_root=places.content, data_root=places.data)
+        needed = needs(
+            rendered.compose,
+            content_root=places.content,
+            data_root=places.data,
+            secrets_root=places.secrets,
+        )
         missing = await engine.missing_images(needed.images)
         absent = await releases.absent(needed.host_sources)
     except Unusable as error:
@@ -302,7 +326,7 @@ async def _confirmed_files(settings: Settings) -> Found | None:
         return None
     if memory.confirmed is None:
         return None
-    changed = await Releases(Path(settings.state_dir)).verify(memory.confirmed.release)
+    changed = await releases_of(settings).verify(memory.confirmed.release)
     name = f"release {short(memory.confirmed.release)}"
     if not changed:
         return Found("confirmed release", f"{name} is on disk as it was published")

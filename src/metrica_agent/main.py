@@ -25,7 +25,6 @@ from metrica_agent.adapters.host import Host, Sources
 from metrica_agent.adapters.ledger import Ledger
 from metrica_agent.adapters.leftovers import Leftovers
 from metrica_agent.adapters.probes import probe
-from metrica_agent.adapters.releases import Releases
 from metrica_agent.adapters.spool import Spool
 from metrica_agent.adapters.systemd import Supervisor
 from metrica_agent.adapters.watchman import Watchman
@@ -48,9 +47,11 @@ from metrica_agent.wiring import (
     engine_environment,
     mirror,
     own_signers,
+    releases_of,
     require_remotes,
     safe_mode_folder,
     spare_signers,
+    vault_of,
     verified,
 )
 from metrica_fleet import __version__, logs
@@ -178,7 +179,7 @@ async def _device(settings: Settings, watchman: Watchman) -> None:
     signers = own_signers(settings)
     clock = Clock.of_this_machine()
     engine = Engine(settings.compose.project, environment=engine_environment(settings))
-    releases, chance = Releases(state_dir), random.SystemRandom().random
+    releases, chance = releases_of(settings), random.SystemRandom().random
     reserve = Reserve(state_dir, settings.host.reserve_bytes)
     leftovers = Leftovers(
         log_folders=settings.cleaning.log_folders,
@@ -193,6 +194,7 @@ async def _device(settings: Settings, watchman: Watchman) -> None:
         project=settings.compose.project,
         safe_mode=safe_mode_folder(settings),
         leftovers=leftovers,
+        vault=vault_of(settings),
     )
 
     async def make_room() -> None:

@@ -10,6 +10,7 @@ import msgspec
 
 from metrica_agent.decisions.contact import LOST_S
 from metrica_agent.decisions.guarding import BLOCKED_S, SLACK_S
+from metrica_agent.decisions.render import SECRETS_ROOT
 from metrica_agent.decisions.starting import STEADY_S
 from metrica_agent.decisions.strain import StrainLimits
 from metrica_fleet.configuration import configured
@@ -143,6 +144,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     drift: DriftSettings = DriftSettings()
     state_dir: str = "/var/lib/metrica"
     """Ledger, releases, mirror, and the data of workloads."""
+    identity_dir: str = "/etc/metrica/identity"
+    """The device's own keys; the one that opens its secrets is ``device.age``."""
+    secrets_dir: str = SECRETS_ROOT
+    """Where secrets are while the machine is on: it must be in memory."""
     heartbeat_s: Seconds = 60.0
     """Between heartbeats; five times as long on a machine that is strained."""
     sample_s: Seconds = 2.0

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from metrica_agent.adapters.git import Bounds, GitMirror, SshOptions
 from metrica_agent.adapters.git.remote import Remote
+from metrica_agent.adapters.releases import Releases
+from metrica_agent.adapters.vault import Vault
 from metrica_agent.certificates import trust
 from metrica_agent.decisions.trust import usable
 from metrica_agent.tasks.staging import SHIPPED_SAFE_MODE
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from metrica_agent.settings import BusSettings, Settings
 
 LEDGER: Final = "agent.sqlite"
+AGE_KEY: Final = "device.age"
 
 
 def engine_environment(settings: Settings) -> dict[str, str]:
@@ -47,6 +50,16 @@ def _trusted(ca_file: str | None) -> ssl.SSLContext:
 def safe_mode_folder(settings: Settings) -> Path:
     """Return where the stack is that always works."""
     return Path(settings.safe_mode.folder) if settings.safe_mode.folder else SHIPPED_SAFE_MODE
+
+
+def releases_of(settings: Settings) -> Releases:
+    """Return the releases of this device."""
+    return Releases(Path(settings.state_dir), secrets=Path(settings.secrets_dir))
+
+
+def vault_of(settings: Settings) -> Vault:
+    """Return what opens this device's secrets."""
+    return Vault(Path(settings.identity_dir) / AGE_KEY, Path(settings.secrets_dir), device=settings.device)
 
 
 def require_remotes(settings: Settings, file: Path) -> None:

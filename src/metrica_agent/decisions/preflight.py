@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from metrica_agent.decisions.render import Model, plain, within
+from metrica_agent.decisions.render import SECRETS_ROOT, Model, plain, within
 from metrica_agent.decisions.world import Value
 from metrica_fleet.errors import NotNow
 
@@ -33,6 +33,8 @@ class Needs(Value, frozen=True):
     """Absolute paths outside of the agent's state that a service mounts; they must exist."""
     contents: tuple[str, ...]
     """Digests that must exist under ``content/``."""
+    secrets: tuple[str, ...] = ()
+    """Keyed digests that must exist in the folder of secrets, in memory."""
 
 
 class Space(Value, frozen=True):
@@ -42,17 +44,20 @@ class Space(Value, frozen=True):
     free_files: int
 
 
-def needs(compose: Model, *, content_root: str, data_root: str) -> Needs:
+def needs(compose: Model, *, content_root: str, data_root: str, secrets_root: str = SECRETS_ROOT) -> Needs:
     """Return what the rendered model ``compose`` needs of the machine."""
     services: dict[str, Model] = compose["services"]
     images = {ImageNeed(name=plain(one["image"]), platform=one.get("platform")) for one in services.values()}
     data: set[str] = set()
     host: set[str] = set()
     contents: set[str] = set()
+    secrets: set[str] = set()
     for source, makeable in _sources(compose):
-        relative = within(source, content_root)
+        relative, secret = within(source, content_root), within(source, secrets_root)
         if relative is not None:
             contents.add(relative.partition("/")[0])
+        elif secret is not None:
+            secrets.add(secret)
         elif makeable and within(source, data_root) is not None:
             data.add(source)
         else:
@@ -62,6 +67,7 @@ def needs(compose: Model, *, content_root: str, data_root: str) -> Needs:
         data_directories=tuple(sorted(data)),
         host_sources=tuple(sorted(host)),
         contents=tuple(sorted(contents)),
+        secrets=tuple(sorted(secrets)),
     )
 
 

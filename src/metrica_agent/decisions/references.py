@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from metrica_agent.decisions.world import Value
+from metrica_fleet import sealed
 from metrica_fleet.errors import Unusable
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ def require_inside(references: Sequence[Reference], variables: Mapping[str, str]
         Unusable: ``reads-outside``; it names file, line and key, and what to do.
     """
     for reference in references:
+        if sealed.VARIABLE in reference.path:
+            what = f'"{reference.path}" is a secret: its value would stand in `docker inspect` and on the disk;'
+            raise refusal(reference, f'{what} mount it as a file instead, by "secrets:"')
         path = _interpolated(reference, variables)
         if located(reference.base, path) is None:
             shown = f'"{reference.path}"' if path == reference.path else f'"{reference.path}" ("{path}")'

@@ -1,6 +1,6 @@
 """From the model that Compose resolved to the one that is applied: the traps of PEERS.md 4a can't spring.
 
-Three things are changed, nothing else:
+Four things are changed, nothing else:
 
 - What a service mounts from the release comes from ``content/<digest>``, the digest being of what is
   mounted. The path changes when, and only when, the content does, and no container ever sees the files of
@@ -9,6 +9,8 @@ Three things are changed, nothing else:
   everything it reads. Compose recreates what has another label; drift and the judge of a trial compare it
   with what runs.
 - A missing source of a mount is an error instead of a new, empty directory.
+- A secret, ``${METRICA_SECRETS}/<name>``, is mounted from a file in memory by the digest of what it says, keyed by the
+  device: who reads it is recreated when it says something else, and not when it was only sealed anew.
 
 Compose escapes ``$`` as ``$$`` in what it prints, and reads it so again: strings stay escaped throughout,
 only paths are unescaped to be looked at.
@@ -23,6 +25,7 @@ import msgspec
 
 from metrica_agent.decisions.manifest import FileEntry, Folder
 from metrica_agent.decisions.world import Desired, ServicePlan, Value
+from metrica_fleet import sealed
 from metrica_fleet.errors import Unusable
 from metrica_fleet.identity import ReleaseDigest, RoleId
 
@@ -38,6 +41,8 @@ Model = dict[str, Any]
 RENDERER_VERSION: Final = 1
 """Part of every release's digest: raise it when the same input is to be rendered differently."""
 INPUTS_LABEL: Final = "fleet.metrica.inputs"
+SECRETS_ROOT: Final = "/run/metrica/secrets"
+"""Where a device has its secrets unless it is told otherwise: in memory."""
 
 _TOP_LEVEL: Final = frozenset({"name", "version", "services", "networks", "volumes", "configs", "secrets"})
 _DROPPED: Final = frozenset({"develop", "profiles", "pull_policy", "env_file", "label_file"})
@@ -59,6 +64,8 @@ class Places(Value, frozen=True):
     """Where content-addressed copies of mounted files live."""
     data: str
     """What ``${METRICA_DATA}`` means: the role's own data directory."""
+    secrets: str = SECRETS_ROOT
+    """What ``${METRICA_SECRETS}`` means: a folder in memory."""
 
 
 class Mount(Value, frozen=True):
@@ -78,9 +85,13 @@ class Rendered(Value, frozen=True):
     mounts: tuple[Mount, ...]
 
 
-def interpolation(desired: Desired, data: str, locks: str) -> dict[str, str]:
-    """Return every variable that a Compose file may use: the device's, and ``METRICA_*`` from the agent."""
+def interpolation(desired: Desired, data: str, locks: str, secrets: str | None = None) -> dict[str, str]:
+    """Return every variable that a Compose file may use: the device's, and ``METRICA_*`` from the agent.
+
+    ``secrets`` is given where the role uses some: what any other role comes to must not depend on it.
+    """
     return {
+        **({} if secrets is None else {sealed.VARIABLE: secrets}),
         **desired.variables,
         "METRICA_DATA": data,
         "METRICA_DEVICE": desired.device,
@@ -99,8 +110,12 @@ def release_digest(
     health: HealthPolicy,
     limits: Limits,
     priorities: Mapping[str, Priority] | None = None,
+    secrets: Mapping[str, str] | None = None,
 ) -> ReleaseDigest:
-    """Return the name of the release that these inputs make; Compose need not be asked for it."""
+    """Return the name of the release that these inputs make; Compose need not be asked for it.
+
+    ``secrets``: name → keyed digest of those that the role uses.
+    """
     inputs = {
         "renderer": RENDERER_VERSION,
         "role": role,
@@ -110,6 +125,7 @@ def release_digest(
         "health": health,
         "limits": limits,
         "priorities": dict(priorities or {}),
+        **({"secrets": dict(secrets)} if secrets else {}),
     }
     return ReleaseDigest(_digest(inputs))
 
@@ -121,28 +137,40 @@ def render(
     places: Places,
     entries: Sequence[FileEntry],
     variables: Mapping[str, str],
+    secrets: Mapping[str, str] | None = None,
     may_be_empty: bool = False,
 ) -> Rendered:
     """Return what to apply for the ``model`` that ``docker compose config --format json`` printed.
 
-    A role runs at least one service; the safe-mode stack (``may_be_empty``) may run none.
+    A role runs at least one service; the safe-mode stack (``may_be_empty``) may run none. ``secrets``: name → keyed
+    digest of those that may be used.
 
     Raises:
         Unusable: ``bind-source-missing``, ``bind-writable``, ``bind-outside``, ``config-file-missing``,
             ``secret-file-missing``, ``mount-target-relative``, ``build-unsupported``, ``compose-unsupported``,
-            ``no-services``, ``variable-unset`` or ``path-into-release``; the message names service and source.
+            ``no-services``, ``variable-unset``, ``path-into-release`` or ``secret-misused``; the message names service
+            and source.
     """
     if not may_be_empty:
         _refuse_empty(model)
-    rendering = _Rendering(model, places=places, folder=Folder(entries), variables=variables)
+    rendering = _Rendering(model, places=places, folder=Folder(entries), variables=variables, secrets=secrets or {})
     return rendering.rendered(project)
 
 
 class _Rendering:
     """One rendering: the input, and the mounts found so far."""
 
-    def __init__(self, model: Model, *, places: Places, folder: Folder, variables: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        places: Places,
+        folder: Folder,
+        variables: Mapping[str, str],
+        secrets: Mapping[str, str],
+    ) -> None:
         self._model = model
+        self._secrets = secrets
         self._places = places
         self._folder = folder
         self._variables = variables
@@ -167,6 +195,7 @@ class _Rendering:
         used = {key: section for key, section in shared.items() if section}
         compose = {"name": project, "services": services, **used}
         self._refuse_paths_into_the_folder(compose)
+        self._refuse_other_uses_of_secrets(compose)
         return Rendered(compose=compose, services=tuple(plans), mounts=tuple(self._mounts.values()))
 
     def _service(self, name: str, service: Model) -> Model:
@@ -199,16 +228,18 @@ class _Rendering:
     def _bind_source(self, service: str, volume: Model) -> str:
         source = plain(volume["source"])
         where = f'service "{service}" mounts {self._shown(source)} at {plain(volume["target"])}'
-        relative = within(source, self._places.folder)
-        if relative is None:
+        relative, secret = within(source, self._places.folder), within(source, self._places.secrets)
+        if relative is None and secret is None:
             self._refuse_state(source, where)
             return source
         if not volume.get("read_only"):
             msg = (
-                f"{where} writable, and a release is read-only: mount it with :ro,"
+                f"{where} writable, and a release is read-only, its secrets too: mount it with :ro,"
                 " or write to ${METRICA_DATA}/... or to a named volume"
             )
             raise Unusable(msg, reason="bind-writable")
+        if relative is None:
+            return self._secret(source, where)
         return self._content(relative, where, missing="bind-source-missing")
 
     def _files(self, kind: str) -> Model:
@@ -224,6 +255,8 @@ class _Rendering:
         source = plain(definition["file"])
         where = f'{what} "{key}" is the file {self._shown(source)}'
         relative = within(source, self._places.folder)
+        if relative is None and within(source, self._places.secrets) is not None:
+            return {**definition, "file": escaped(self._secret(source, where))}
         if relative is None:
             self._refuse_state(source, where)
             return definition
@@ -241,6 +274,14 @@ class _Rendering:
         path = self._remember(Mount(digest=self._folder.digest_of_text(text), text=text))
         kept = {one: value for one, value in definition.items() if one != "environment"}
         return {**kept, "file": escaped(path)}
+
+    def _secret(self, source: str, where: str) -> str:
+        """Return where the secret is whose place Compose was told as ``source``."""
+        digest = self._secrets.get(within(source, self._places.secrets) or "")
+        if digest is None:
+            msg = f"{where}, which names no secret: write ${{{sealed.VARIABLE}}}/<name> in full where it is mounted"
+            raise Unusable(msg, reason="secret-misused")
+        return f"{self._places.secrets}/{digest}"
 
     def _content(self, relative: str, where: str, *, missing: str) -> str:
         target = self._folder.follow(relative)
@@ -270,8 +311,22 @@ class _Rendering:
                 )
                 raise Unusable(msg, reason="path-into-release")
 
+    def _refuse_other_uses_of_secrets(self, compose: Model) -> None:
+        """A path that is no mount's would lead nowhere; what it leads to must be nobody's value."""
+        mounted = {f"{self._places.secrets}/{digest}" for digest in self._secrets.values()}
+        for where, text in _strings(compose):
+            if within(plain(text), self._places.secrets) is not None and plain(text) not in mounted:
+                msg = (
+                    f"{where} is {self._shown(plain(text))}, and a secret can only be mounted:"
+                    ' as the "file:" of an entry of "secrets:", or as the source of a volume with :ro'
+                )
+                raise Unusable(msg, reason="secret-misused")
+
     def _shown(self, source: str) -> str:
         """Return ``source`` as the operator wrote it, as far as that can be known."""
+        name = within(source, self._places.secrets)
+        if name is not None:
+            return f"${{{sealed.VARIABLE}}}{'' if name == '.' else f'/{name}'}"
         relative = within(source, self._places.folder)
         if relative is not None:
             return "." if relative == "." else f"./{relative}"

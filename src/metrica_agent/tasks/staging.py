@@ -1,8 +1,8 @@
 """What a release is made of and what makes it run: the order of effects behind the steps of the converge loop.
 
-stage       export → digest → (Compose resolves → render) → durable on disk
-preflight   files as published → bytes fit → host paths are there → images are here, pulled if need be
-apply       files as published, or restored → data directories → Compose up, from the release's own path;
+stage       export → secrets opened, if it uses any → digest → (Compose resolves → render) → durable on disk
+preflight   files as published → bytes fit → host paths and secrets are there → images are here, pulled if need be
+apply       files as published, or restored → data directories, secrets → Compose up, from the release's own path;
             an image that is gone since the preflight (a power cut, somebody's hand) is pulled again
 repair      the same, for what differs and nothing else
 
@@ -30,8 +30,9 @@ from metrica_agent.decisions.references import Reference, require_inside
 from metrica_agent.decisions.render import FileEntry, Places, Rendered, interpolation, plain, release_digest, render
 from metrica_agent.decisions.steps import ApplyFailed, Clean, Cleaned
 from metrica_agent.decisions.world import Deployed, Desired, Release
-from metrica_agent.tasks import cleaning
+from metrica_agent.tasks import cleaning, unsealing
 from metrica_agent.tasks.cleaning import Cleaner, Leftovers
+from metrica_agent.tasks.unsealing import Secrets, Used, Vault
 from metrica_fleet.definition import HealthPolicy, Limits
 from metrica_fleet.errors import NotNow, Unusable
 from metrica_fleet.identity import CommitId, ReleaseDigest, RoleId, short
@@ -56,7 +57,7 @@ class Exported(Protocol):
         ...
 
 
-class Git(Protocol):
+class Git(unsealing.Git, Protocol):
     """The local mirror."""
 
     async def export(self, commit: CommitId, folder: str, into: Path) -> Exported:
@@ -77,8 +78,15 @@ class Store(cleaning.Store, Protocol):
     async def restore(self, digest: ReleaseDigest) -> None: ...
     async def copy(self, source: Path, folder: Path) -> None: ...
     async def manifest(self, folder: Path) -> tuple[FileEntry, ...]: ...
+    async def secrets_used(self, folder: Path, entries: tuple[FileEntry, ...]) -> tuple[str, ...]: ...
     async def publish(
-        self, folder: Path, *, release: Release, rendered: Rendered, entries: tuple[FileEntry, ...]
+        self,
+        folder: Path,
+        *,
+        release: Release,
+        rendered: Rendered,
+        entries: tuple[FileEntry, ...],
+        secrets: Mapping[str, bytes] | None = None,
     ) -> None: ...
     async def absent(self, paths: tuple[str, ...]) -> tuple[str, ...]: ...
     async def prepare(self, release: Release) -> None: ...
@@ -110,6 +118,8 @@ class Staging:
     safe_mode: Path
     """The folder of the safe-mode stack."""
     leftovers: Leftovers
+    vault: Vault | None = None
+    """``None``: this device has no key."""
 
     async def stage(self, desired: Desired) -> Deployed:
         """Make the release that ``desired`` means complete on disk.
@@ -125,8 +135,11 @@ class Staging:
             entries = await self.store.manifest(folder)
             _require_small(desired, entries)
             data = await self.store.data_directory(desired.role)
-            variables = interpolation(desired, str(data), str(self.store.locks_directory(desired.role)))
+            names = await self.store.secrets_used(folder, entries)
+            mounted_from = self.store.places(folder, desired.role).secrets if names else None
+            variables = interpolation(desired, str(data), str(self.store.locks_directory(desired.role)), mounted_from)
             require_inside(exported.references, variables)
+            secrets = await self._secrets.used(self.git, desired, names)
             digest = release_digest(
                 role=desired.role,
                 entries=entries,
@@ -135,9 +148,10 @@ class Staging:
                 health=desired.health,
                 limits=desired.limits,
                 priorities=written(desired.services),
+                secrets=secrets.digests,
             )
             if digest not in await self.store.complete() or await self.store.verify(digest):
-                await self._publish(desired, digest, folder, entries, variables)
+                await self._publish(desired, digest, folder, entries, variables=variables, secrets=secrets)
         await self._require_known_services(desired, digest)
         return Deployed(commit=desired.commit, release=digest)
 
@@ -147,11 +161,20 @@ class Staging:
         digest: ReleaseDigest,
         folder: Path,
         entries: tuple[FileEntry, ...],
+        *,
         variables: Mapping[str, str],
+        secrets: Used,
     ) -> None:
         model = await self.engine.resolve(folder, variables)
         places = self.store.places(folder, desired.role)
-        rendered = render(model, project=self.project, places=places, entries=entries, variables=variables)
+        rendered = render(
+            model,
+            project=self.project,
+            places=places,
+            entries=entries,
+            variables=variables,
+            secrets=secrets.digests,
+        )
         release = Release(
             digest=digest,
             role=desired.role,
@@ -162,7 +185,7 @@ class Staging:
             commit=desired.commit,
         )
         require_known_services(desired, release)
-        await self.store.publish(folder, release=release, rendered=rendered, entries=entries)
+        await self.store.publish(folder, release=release, rendered=rendered, entries=entries, secrets=secrets.sealed)
 
     async def _require_known_services(self, desired: Desired, digest: ReleaseDigest) -> None:
         """A release may be on disk already, and its commit's policies be new."""
@@ -217,6 +240,7 @@ class Staging:
         require_space(await self.store.space(), needed_bytes=0, needed_files=0)
         needs = await self.store.needs(release)
         require_host_sources(await self.store.absent(needs.host_sources))
+        await self._secrets.keep(release)
         await self._pull_missing(needs.images, desired.limits.pull_deadline_s)
 
     async def _pull_missing(self, images: Sequence[ImageNeed], deadline_s: float) -> None:
@@ -244,6 +268,10 @@ class Staging:
         """Bring up what is whole, and once more with the images that were missing."""
         await self._make_whole(release)
         await self.store.prepare(release)
+        try:
+            await self._secrets.keep(release)
+        except Unusable as error:
+            raise ApplyFailed(error.message, reason=error.reason, output="") from error
         try:
             await bring()
         except ApplyFailed as error:
@@ -293,7 +321,8 @@ class Staging:
         await self._bring(release, lambda: self.engine.repair(folder, repair, deadline_s))
 
     async def restart(self, release: Release, service: str) -> None:
-        """Restart the containers of one service, as gently as its stop_grace_period says. Raises NotNow."""
+        """Restart the containers of one service, as gently as its stop_grace_period says. Raises Unusable or NotNow."""
+        await self._secrets.keep(release)
         await self.engine.restart(self.store.folder(release.digest), service, release.limits.apply_deadline_s)
 
     async def _make_whole(self, release: Release) -> None:
@@ -325,7 +354,13 @@ class Staging:
 
     async def sweep(self, keep: frozenset[ReleaseDigest]) -> None:
         """Remove releases not in ``keep`` that no container mounts. Raises NotNow."""
-        await self.store.sweep(keep, await self.engine.mounted())
+        mounted = await self.engine.mounted()
+        await self.store.sweep(keep, mounted)
+        await self._secrets.forget(mounted)
+
+    @property
+    def _secrets(self) -> Secrets:
+        return Secrets(self.store, self.vault)
 
 
 def _require_small(desired: Desired, entries: Sequence[FileEntry]) -> None:

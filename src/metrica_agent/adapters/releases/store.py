@@ -25,14 +25,16 @@ from metrica_agent.adapters.releases.scan import (
 from metrica_agent.adapters.releases.spare import is_whole, packed, read, rebuild, roots_of
 from metrica_agent.decisions.manifest import EXECUTABLE, LINK, FileEntry, Folder
 from metrica_agent.decisions.preflight import Needs, Space, needs
-from metrica_agent.decisions.render import Mount, Places, Rendered, within
+from metrica_agent.decisions.render import SECRETS_ROOT, Mount, Places, Rendered, within
 from metrica_agent.decisions.world import Release
 from metrica_agent.durable import DIRECTORY, Disk, in_thread, undisturbed
 from metrica_fleet.errors import NotNow, Ours, Unusable
 from metrica_fleet.identity import DIGEST_PATTERN, ReleaseDigest, RoleId, short
+from metrica_fleet.sealed import FOLDER as SECRETS
+from metrica_fleet.sealed import SEALED, Use, names_used, uses_in
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Mapping
     from collections.abc import Set as AbstractSet
 
 _COMPOSE: Final = "compose.json"
@@ -41,6 +43,8 @@ _LOCKS: Final = "locks"
 _DIGEST: Final = re.compile(DIGEST_PATTERN)
 _MODES: Final = {"releases": 0o700, "content": 0o711, "incoming": 0o700, "data": 0o755, "spare": 0o700}
 """A content's path is passed through, never listed: who does not know a digest finds nothing."""
+_COMPOSE_BYTES: Final = 1024 * 1024
+"""Of one Compose file; a larger one is refused where it is read."""
 _MANY_FILES: Final = 1 << 40
 """Where a filesystem does not count its inodes."""
 
@@ -48,9 +52,15 @@ _MANY_FILES: Final = 1 << 40
 class Releases:
     """Releases on disk, and the link that says which is current. One user at a time may change them."""
 
-    def __init__(self, root: Path, *, at: Callable[[str], None] = undisturbed) -> None:
-        """Take charge of ``root``, the state directory; ``at`` is told each operation before it is done."""
+    def __init__(
+        self, root: Path, *, secrets: Path = Path(SECRETS_ROOT), at: Callable[[str], None] = undisturbed
+    ) -> None:
+        """Take charge of ``root``, the state directory; ``at`` is told each operation before it is done.
+
+        ``secrets`` is where what is sealed in a release is to be mounted from; nothing is written there.
+        """
         self._root = root.absolute()
+        self._secrets = secrets.absolute()
         self._disk = Disk(at)
         self._releases = self._root / "releases"
         self._content = self._root / "content"
@@ -67,7 +77,13 @@ class Releases:
 
     def places(self, folder: Path, role: RoleId) -> Places:
         """Return where things are, for ``render``; ``folder`` is the exported role's."""
-        return Places(folder=str(folder), state=str(self._root), content=str(self._content), data=str(self._data(role)))
+        return Places(
+            folder=str(folder),
+            state=str(self._root),
+            content=str(self._content),
+            data=str(self._data(role)),
+            secrets=str(self._secrets),
+        )
 
     def folder(self, digest: ReleaseDigest) -> Path:
         """Return where release ``digest`` is or would be: what ``Engine.up`` is given."""
@@ -120,20 +136,42 @@ class Releases:
         """
         return await in_thread(lambda: scan(folder))
 
+    async def secrets_used(self, folder: Path, entries: tuple[FileEntry, ...]) -> tuple[str, ...]:
+        """Return the names of the secrets that YAML files of an exported folder use, sorted.
+
+        Raises:
+            Unusable: ``secret-misused``.
+        """
+        return await in_thread(lambda: names_used(_uses(folder, entries)))
+
     async def publish(
-        self, folder: Path, *, release: Release, rendered: Rendered, entries: tuple[FileEntry, ...]
+        self,
+        folder: Path,
+        *,
+        release: Release,
+        rendered: Rendered,
+        entries: tuple[FileEntry, ...],
+        secrets: Mapping[str, bytes] | None = None,
     ) -> None:
         """Make a release of ``folder``: durable, complete and read-only, or not there at all.
 
         ``folder`` is ``files`` of an ``incoming`` folder, ``entries`` its manifest. A release of that digest
-        that is as it was published stays; a damaged one is replaced, its contents too.
+        that is as it was published stays; a damaged one is replaced, its contents too. ``secrets`` are kept with it
+        as they are: sealed.
 
         Raises:
             NotNow: ``disk-full``, ``disk-failed``.
         """
-        await in_thread(lambda: self._publish(folder, release, rendered, entries))
+        await in_thread(lambda: self._publish(folder, release, rendered, entries, secrets or {}))
 
-    def _publish(self, folder: Path, release: Release, rendered: Rendered, entries: tuple[FileEntry, ...]) -> None:
+    def _publish(
+        self,
+        folder: Path,
+        release: Release,
+        rendered: Rendered,
+        entries: tuple[FileEntry, ...],
+        secrets: Mapping[str, bytes],
+    ) -> None:
         work, target = folder.parent, self.folder(release.digest)
         for entry in entries:
             if entry.mode != LINK:
@@ -141,7 +179,10 @@ class Releases:
         written = {
             _COMPOSE: msgspec.json.format(msgspec.json.encode(rendered.compose, order="sorted")),
             _RELEASE: msgspec.json.format(msgspec.json.encode(release)),
+            **{f"{SECRETS}/{name}{SEALED}": data for name, data in secrets.items()},
         }
+        if secrets:
+            (work / SECRETS).mkdir()
         manifest = manifest_of(entries, written, [mount.digest for mount in rendered.mounts])
         for name, data in {**written, MANIFEST: manifest.text().encode()}.items():
             self._disk.write("stage", work / name, data)
@@ -313,8 +354,16 @@ class Releases:
         path = self.folder(release.digest) / _COMPOSE
         if not path.is_file():
             raise _lost(release.digest, f"{path} is missing")
-        compose: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-        return needs(compose, content_root=str(self._content), data_root=str(self._data(release.role)))
+        try:
+            compose: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            raise _lost(release.digest, f"{path} is damaged: {error}") from error
+        return needs(
+            compose,
+            content_root=str(self._content),
+            data_root=str(self._data(release.role)),
+            secrets_root=str(self._secrets),
+        )
 
     def _prepare(self, release: Release) -> None:
         needed = self._needs(release)
@@ -410,6 +459,13 @@ class Releases:
                 if path.name not in needed and not _in_use(path, mounted):
                     self._discard("sweep", path)
         return frozenset(gone)
+
+
+def _uses(folder: Path, entries: tuple[FileEntry, ...]) -> list[Use]:
+    """Return what Compose files of ``folder`` use; one that is larger is none."""
+    files = [one for one in entries if one.path.endswith((".yaml", ".yml")) and one.mode != LINK]
+    texts = ((one.path, (folder / one.path).read_bytes()) for one in files if one.bytes <= _COMPOSE_BYTES)
+    return [use for path, data in texts for use in uses_in(path, data.decode("utf-8", "replace"))]
 
 
 def _in_use(path: Path, mounted: AbstractSet[str]) -> bool:
