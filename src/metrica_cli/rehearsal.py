@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
@@ -18,14 +20,14 @@ from metrica_agent.adapters.git import GitMirror
 from metrica_agent.adapters.leftovers import Leftovers
 from metrica_agent.adapters.releases import Releases
 from metrica_agent.decisions.world import Desired, Release
-from metrica_agent.tasks.staging import SHIPPED_SAFE_MODE, Staging
+from metrica_agent.tasks.staging import SAFE_MODE, SHIPPED_SAFE_MODE, Staging
 from metrica_fleet.definition import for_device, role_named_by
 from metrica_fleet.errors import Unusable
 from metrica_fleet.identity import DeviceId
+from metrica_fleet.sealed import VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from metrica_agent.adapters.git import Exported
     from metrica_agent.decisions.manifest import FileEntry
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 
 _NAME: Final = b"METRICA_DEVICE"
+"""Beside secrets what a role comes to depends on who it is for."""
 _ANY: Final = DeviceId("any-device")
 """In place of the name of a device that no file of its role asks for."""
 
@@ -69,6 +72,7 @@ class Rehearsal:
             project="metrica",
             safe_mode=SHIPPED_SAFE_MODE,
             leftovers=Leftovers(),
+            vault=_Sealed(self._shelf),
         )
         self._at_once = asyncio.Semaphore(os.cpu_count() or 1)
         self._known: dict[bytes, asyncio.Future[Staged | Refusal]] = {}
@@ -109,11 +113,11 @@ class Rehearsal:
         role = role_named_by(files, device)
         files |= await self._git.read(commit, (f"roles/{role}/role.toml", f"roles/{role}/compose.yaml"))
         defined = for_device(files, device)
-        named = await self._git.says(commit, f"roles/{role}", _NAME)
+        named = [await self._git.says(commit, f"roles/{role}", word) for word in (_NAME, VARIABLE.encode())]
         return Desired(
             commit=commit,
             fleet=defined.fleet,
-            device=device if named else _ANY,
+            device=device if any(named) else _ANY,
             role=defined.role,
             tags=defined.tags,
             variables=dict(defined.variables),
@@ -187,6 +191,22 @@ def _stands_in(folder: Path, text: bytes) -> bool:
     return any(text in path.read_bytes() for path in files)
 
 
+class _Sealed:
+    """Secrets that can't be opened here: one that is sealed anew counts as changed, whatever it says."""
+
+    def __init__(self, shelf: Releases) -> None:
+        self.root = shelf.places(Path(), SAFE_MODE).secrets
+
+    async def digests(self, sealed: Mapping[str, tuple[str, bytes]]) -> Mapping[str, str]:
+        return {name: sha256(data).hexdigest() for name, (_, data) in sealed.items()}
+
+    async def keep(self, folder: Path, wanted: Collection[str]) -> None:
+        """Nothing runs here."""
+
+    async def forget(self, keep: Collection[str]) -> None:
+        """Nothing was opened."""
+
+
 class _Shelf(Releases):
     """Releases that are only thought of."""
 
@@ -210,5 +230,6 @@ class _Shelf(Releases):
         release: Release,
         rendered: Rendered,
         entries: tuple[FileEntry, ...],  # noqa: ARG002 - likewise
+        secrets: Mapping[str, bytes] | None = None,  # noqa: ARG002 - likewise
     ) -> None:
         self.made[release.digest] = release, rendered.compose

@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 from metrica_cli.checkout import read_checkout
 from metrica_cli.options import add
 from metrica_cli.output import count, say, tell
+from metrica_cli.sealing import examined
 from metrica_cli.trouble import Exit
 from metrica_fleet import signers, stop
 from metrica_fleet.definition import DefinitionError, Fleet, whole_fleet
@@ -41,6 +42,9 @@ def lint(directory: Directory = Path(), /) -> Exit:
         fleet = whole_fleet(files)
         found = f"{count(len(fleet.devices), 'device')}, {count(len(fleet.roles), 'role')}"
         problems += _read(directory, fleet)
+        wrong, more = examined(directory, fleet)
+        problems += wrong
+        notes += more
         notes += _unheeded(files, fleet, problems)
     except DefinitionError as error:
         unreadable = {problem.file for problem in problems}
