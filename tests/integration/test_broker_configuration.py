@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 from pathlib import Path
 
 import aiomqtt
 import pytest
-from tests.fixtures.broker import HOST, Broker, free_port, mosquitto_binary, wait_for_port
+from tests.fixtures.authority import Authority
+from tests.fixtures.broker import Broker, mosquitto_binary
+from tests.fixtures.shipped_broker import ShippedBroker
 
 from metrica_fleet.identity import DeviceId, FleetId
 from metrica_fleet.topics import HEAD, PRESENCE, RECORDS, STORED, Address, Channel, topic_of
@@ -25,45 +26,12 @@ def mosquitto(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     return mosquitto_binary()
 
 
-def test_the_production_configuration_starts_with_both_listeners(mosquitto: str, tmp_path: Path) -> None:
-    plain, tls = free_port(), free_port()
-    places = {
-        "/etc/mosquitto/": f"{tmp_path}/",
-        "/var/lib/mosquitto/": f"{tmp_path}/data/",
-        "listener 1883 127.0.0.1": f"listener {plain} {HOST}",
-        "listener 8883": f"listener {tls} {HOST}",
-    }
-    for name in ("mosquitto.conf", "conf.d/tls.conf", "acl"):
-        text = (HOUSE / "mosquitto" / name).read_text(encoding="utf-8")
-        for old, new in places.items():
-            text = text.replace(old, new)
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    # As root Mosquitto would become the user `mosquitto`, who may not look into a test's folder.
-    with (tmp_path / "mosquitto.conf").open("a", encoding="utf-8") as file:
-        file.write("user root\n")
-    (tmp_path / "passwords").touch()
-    (tmp_path / "data").mkdir()
-    _make_certificates(tmp_path / "tls")
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen([mosquitto, "-c", str(tmp_path / "mosquitto.conf")], stdout=log, stderr=log)
-    try:
-        for port in (plain, tls):
-            wait_for_port(port, process, (tmp_path / "log").read_text(encoding="utf-8"))
-    finally:
-        process.terminate()
-        process.wait(DEADLINE_S)
-    said = (tmp_path / "log").read_text(encoding="utf-8")
+@pytest.mark.usefixtures("mosquitto")
+def test_the_production_configuration_starts_with_both_listeners(tmp_path: Path) -> None:
+    with ShippedBroker(tmp_path, Authority(tmp_path / "fleet")) as broker:
+        pass
     # That a look at the TLS port hung up again is OpenSSL's error, not one of the configuration.
-    assert ": Error" not in said
-
-
-def _make_certificates(folder: Path) -> None:
-    folder.mkdir()
-    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
-    files = "-keyout broker.key -out broker.crt"
-    subprocess.run(["openssl", *words.split(), *files.split()], cwd=folder, check=True, capture_output=True)
-    (folder / "ca.crt").write_bytes((folder / "broker.crt").read_bytes())
+    assert ": Error" not in broker.log
 
 
 # --- who may say what -----------------------------------------------------------------------------------------
