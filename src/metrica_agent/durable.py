@@ -61,6 +61,11 @@ class Disk:
         self._at(f"{step}:fsync")
         self._sync(path)
 
+    def sync(self, step: str, path: Path) -> None:
+        """Make a file's content, or a directory's names, last."""
+        self._at(f"{step}:fsync")
+        self._sync(path)
+
     def keep_directories(self, step: str, root: Path) -> None:
         """Make every directory of a tree last, the innermost first; all but ``root`` become read-only."""
         for folder, _, _ in os.walk(root, topdown=False):

@@ -20,6 +20,7 @@ import structlog
 from metrica_agent.adapters.bus import Broker, Bus
 from metrica_agent.adapters.clock import Clock
 from metrica_agent.adapters.compose import Engine
+from metrica_agent.adapters.git import GitMirror
 from metrica_agent.adapters.hardware import this_machine
 from metrica_agent.adapters.host import Host, Sources
 from metrica_agent.adapters.ledger import Ledger
@@ -27,6 +28,7 @@ from metrica_agent.adapters.leftovers import Leftovers
 from metrica_agent.adapters.probes import probe
 from metrica_agent.adapters.spool import Spool
 from metrica_agent.adapters.systemd import Supervisor
+from metrica_agent.adapters.versions import Versions, told_by_the_launcher
 from metrica_agent.adapters.watchman import Watchman
 from metrica_agent.console_orders import BELL, LOCK, SPOOL
 from metrica_agent.decisions.guarding import LOOK_S, START_S
@@ -102,6 +104,7 @@ def _run(settings: Settings) -> int:
     logs.set_up("info")
     structlog.contextvars.bind_contextvars(device=settings.device)
     supervisor = Supervisor.of(os.environ)
+    launched = told_by_the_launcher(os.environ)
     signal.signal(BELL, signal.SIG_IGN)  # until somebody listens
     with _only_one(Path(settings.state_dir)):
         runner = _uvloop_or_asyncio()
@@ -109,7 +112,7 @@ def _run(settings: Settings) -> int:
         watchman = Watchman(Path(settings.state_dir), supervisor, look_s=look_s)
         watchman.begin()
         supervisor.ready()
-        return runner(_until_told_to_stop(partial(_device, settings, watchman), supervisor.stopping))
+        return runner(_until_told_to_stop(partial(_device, settings, watchman, launched), supervisor.stopping))
 
 
 def _uvloop_or_asyncio() -> Callable[[Coroutine[object, object, int]], int]:
@@ -173,8 +176,8 @@ async def _watched(run: Callable[[], Coroutine[object, object, None]]) -> int:
     return EXIT_FAILED
 
 
-async def _device(settings: Settings, watchman: Watchman) -> None:
-    """Make the adapters, and run the device on them."""
+async def _device(settings: Settings, watchman: Watchman, launched: tuple[Path, str] | None) -> None:
+    """Make the adapters, and run the device on them. ``launched``: what the launcher said, if one started us."""
     fleet, state_dir = FleetId(settings.fleet), Path(settings.state_dir)
     signers = own_signers(settings)
     clock = Clock.of_this_machine()
@@ -213,6 +216,9 @@ async def _device(settings: Settings, watchman: Watchman) -> None:
         )
         stack.push_async_callback(ledger.close)
         await patiently(git.clear_leftovers)
+        versions = None if launched is None else _versions(settings, launched, git)
+        if versions is not None:
+            await patiently(versions.read)
         orders_given = Wake(clock.now_s)
         asyncio.get_running_loop().add_signal_handler(BELL, orders_given.nudge)
         parts = Parts(
@@ -226,6 +232,7 @@ async def _device(settings: Settings, watchman: Watchman) -> None:
                 look_s=settings.host.look_s,
                 check_s=settings.drift.check_s,
                 network_lost_s=settings.guard.network_lost_s,
+                agent_trial_s=max(settings.agent_update.trial_s, 2 * settings.guard.steady_s),
             ),
             remotes=settings.git.remotes,
             git=git,
@@ -253,8 +260,16 @@ async def _device(settings: Settings, watchman: Watchman) -> None:
             last_words=watchman.last_words,
             reboot=_reboot,
             on_told=watchman.told,
+            versions=versions,
+            restart=partial(os.kill, os.getpid(), signal.SIGTERM),
         )
         await run_device(parts)
+
+
+def _versions(settings: Settings, launched: tuple[Path, str], git: GitMirror) -> Versions:
+    folder, running = launched
+    update = settings.agent_update
+    return Versions(folder, running, export=git.export, ca_file=update.ca_file, install_s=update.install_s)
 
 
 async def _reboot() -> None:

@@ -13,6 +13,7 @@ from metrica_agent.decisions.guarding import BLOCKED_S, SLACK_S
 from metrica_agent.decisions.render import SECRETS_ROOT
 from metrica_agent.decisions.starting import STEADY_S
 from metrica_agent.decisions.strain import StrainLimits
+from metrica_agent.decisions.upgrading import TRIAL_S
 from metrica_fleet.configuration import configured
 from metrica_fleet.errors import Unusable
 from metrica_fleet.identity import DeviceName, Name
@@ -93,6 +94,17 @@ class GuardSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """When neither Git nor the bus could be reached for so long, that is told."""
 
 
+class AgentUpdateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the agent changes its own version, where the fleet repository names one."""
+
+    trial_s: Annotated[float, msgspec.Meta(ge=1, le=86_400)] = TRIAL_S
+    """How long another version may take to prove itself; at least twice ``guard.steady_s``, whatever is said here."""
+    install_s: Annotated[float, msgspec.Meta(ge=10, le=86_400)] = 1800.0
+    """How long the wheels may take to come and to be installed; then it is tried again."""
+    ca_file: str | None = None
+    """The authority of the address where wheels are got (``[agent] source``); the system's, when unset."""
+
+
 class DriftSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How often the device looks whether it still is what it is to be."""
 
@@ -142,6 +154,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cleaning: CleaningSettings = CleaningSettings()
     host: HostSettings = HostSettings()
     drift: DriftSettings = DriftSettings()
+    agent_update: AgentUpdateSettings = AgentUpdateSettings()
     state_dir: str = "/var/lib/metrica"
     """Ledger, releases, mirror, and the data of workloads."""
     identity_dir: str = "/etc/metrica/identity"

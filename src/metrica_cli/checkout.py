@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from metrica_cli.trouble import Exit, Trouble
-from metrica_fleet import signers, stop
+from metrica_fleet import agent_versions, signers, stop
 from metrica_fleet.definition import Problem
 from metrica_fleet.toml_lines import MAX_FILE_BYTES
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 MAX_FILES: Final = 50_000
 _READ: Final = frozenset({signers.FILE, stop.FILE})
-_FOLDERS: Final = ("devices", "roles")
+_FOLDERS: Final = ("devices", "roles", agent_versions.FOLDER)
 
 
 def read_checkout(root: Path) -> tuple[dict[str, bytes], list[Problem]]:
     """Return path → content of what matters under ``root``, and what is wrong with the files as files.
 
-    TOML files are read, and ``allowed_signers`` and ``STOP``; of every other file in ``devices/`` and ``roles/`` only
-    the name counts, and its content is given as empty.
+    TOML files are read, ``allowed_signers``, ``STOP`` and the listings of the agent's wheels; of every other file in
+    ``devices/``, ``roles/`` and ``agent/`` only the name counts, and its content is given as empty.
 
     Raises:
         Trouble: there is no such folder, it can't be read, or it holds too much to be a fleet repository.
@@ -32,11 +32,11 @@ def read_checkout(root: Path) -> tuple[dict[str, bytes], list[Problem]]:
     problems: list[Problem] = []
     for path in _listed(root, problems):
         if len(files) >= MAX_FILES:
-            message = f"{root} holds more than {MAX_FILES} files in devices/ and roles/"
+            message = f"{root} holds more than {MAX_FILES} files in devices/, roles/ and agent/"
             raise Trouble(message, code=Exit.USAGE, why="that is no fleet repository", advice="metrica lint DIR")
         name = path.relative_to(root).as_posix()
         files[name] = b""
-        if path.suffix == ".toml" or name in _READ:
+        if path.suffix == ".toml" or name in _READ or path.name == agent_versions.LISTING:
             try:
                 files[name] = _content(path)
             except OSError as error:
@@ -57,7 +57,7 @@ def _listed(root: Path, problems: list[Problem]) -> Iterator[Path]:
 
 
 def _paths(root: Path, problems: list[Problem]) -> Iterator[Path]:
-    """Yield the files at the top and everything below ``devices/`` and ``roles/``; links are not followed."""
+    """Yield the files at the top and all below ``devices/``, ``roles/`` and ``agent/``; links are not followed."""
 
     def unreadable(error: OSError) -> None:
         if isinstance(error, FileNotFoundError | NotADirectoryError):

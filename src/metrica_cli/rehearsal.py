@@ -21,7 +21,8 @@ from metrica_agent.adapters.leftovers import Leftovers
 from metrica_agent.adapters.releases import Releases
 from metrica_agent.decisions.world import Desired, Release
 from metrica_agent.tasks.staging import SAFE_MODE, SHIPPED_SAFE_MODE, Staging
-from metrica_fleet.definition import for_device, role_named_by
+from metrica_fleet.agent_versions import listing_of
+from metrica_fleet.definition import agent_named_by, for_device, role_named_by
 from metrica_fleet.errors import Unusable
 from metrica_fleet.identity import DeviceId
 from metrica_fleet.sealed import VARIABLE
@@ -112,6 +113,8 @@ class Rehearsal:
         files = dict(await self._git.read(commit, ("fleet.toml", f"devices/{device}.toml")))
         role = role_named_by(files, device)
         files |= await self._git.read(commit, (f"roles/{role}/role.toml", f"roles/{role}/compose.yaml"))
+        agent = agent_named_by(files, device)
+        files |= await self._git.read(commit, (listing_of(agent),)) if agent is not None else {}
         defined = for_device(files, device)
         named = [await self._git.says(commit, f"roles/{role}", word) for word in (_NAME, VARIABLE.encode())]
         return Desired(

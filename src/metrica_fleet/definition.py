@@ -1,9 +1,10 @@
 """The fleet repository: what operators edit, parsed into frozen values (DESIGN.md section 3).
 
-    fleet.toml                   name, [health], [limits], [rollout], [secrets]
-    devices/<id>.toml            role, tags, age, [vars]
+    fleet.toml                   name, [health], [limits], [rollout], [secrets], [agent]
+    devices/<id>.toml            role, tags, age, agent, [vars]
     roles/<role>/compose.yaml    an ordinary Compose file; only Compose parses it
     roles/<role>/role.toml       optional: [health] over the fleet's, key by key; [[checks]]; [update]; [services.NAME]
+    agent/<version>/SHA256SUMS   the wheels of a version of the agent that [agent] names
 
 The repository comes as a mapping of paths to contents, whole or the few files that concern one device.
 Anything not understood is a ``Problem`` that names file, line and key; other files are not looked at.
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from metrica_fleet.agent_versions import AgentPolicy, AgentVersion, VersionText, chosen, listing_of, read_listing
 from metrica_fleet.identity import DeviceId, FleetId, Name, RoleId, RoleName, is_name
 from metrica_fleet.policies import (
     CHECKS,
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from metrica_fleet.toml_lines import Path, Table
 
 __all__ = [
+    "AgentPolicy",
+    "AgentVersion",
     "Check",
     "CommandCheck",
     "DefinitionError",
@@ -56,6 +60,7 @@ __all__ = [
     "ServicePolicy",
     "TcpCheck",
     "UpdatePolicy",
+    "agent_named_by",
     "for_device",
     "role_named_by",
     "rollout_in",
@@ -122,6 +127,8 @@ class DeviceDefinition(msgspec.Struct, frozen=True, kw_only=True):
     """``None``: nobody waits for anybody."""
     age: str | None = None
     """To whom its secrets are sealed; the device itself goes by the key that it has."""
+    agent: AgentVersion | None = None
+    """The agent that it is to run; ``None``: whichever it has."""
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,11 +163,19 @@ def role_named_by(files: Files, device: DeviceId) -> RoleId:
     return read.role
 
 
+def agent_named_by(files: Files, device: DeviceId) -> str | None:
+    """Return the version of the agent that ``device`` is to run; ``None``: none is named, or the files are wrong."""
+    unread: list[Problem] = []
+    basics, read = _read_fleet(files, unread), _read_device(files, device, unread)
+    return None if read is None or unread else _agent_version(basics, read)
+
+
 def for_device(files: Files, device: DeviceId) -> DeviceDefinition:
     """Return what ``files`` say about ``device``.
 
-    Looked at are ``fleet.toml``, ``devices/<device>.toml``, ``roles/<role>/role.toml`` where there is one,
-    and whether ``roles/<role>/compose.yaml`` is there; every other path only helps to suggest a role.
+    Looked at are ``fleet.toml``, ``devices/<device>.toml``, ``roles/<role>/role.toml`` where there is one, the listing
+    of the agent's wheels where a version is named, and whether ``roles/<role>/compose.yaml`` is there; every other path
+    only helps to suggest a role.
 
     Raises:
         DefinitionError: a needed file is missing, or one is wrong; all problems of these files are in it.
@@ -173,9 +188,10 @@ def for_device(files: Files, device: DeviceId) -> DeviceDefinition:
     role = _read_role(files, read.role, basics.health, problems) if read is not None else None
     if role is not None:
         _require_time(basics, role)
+    agent = _agent(files, basics, read, problems) if read is not None else None
     if read is None or role is None or problems:
         raise DefinitionError(problems)
-    return _joined(basics, read, role)
+    return _joined(basics, read, role, agent)
 
 
 def whole_fleet(files: Files) -> Fleet:
@@ -193,10 +209,16 @@ def whole_fleet(files: Files) -> Fleet:
         if one is not None and one.role not in roles:
             _require_role(files, one, problems)
     _require_time(basics, *roles.values())
-    _require_known(basics, [one for one in read.values() if one is not None])
+    known = [one for one in read.values() if one is not None]
+    _require_known(basics, known)
+    agents = _agents(files, basics, known, problems)
     if problems:
         raise DefinitionError(sorted(problems, key=lambda problem: (problem.file, problem.line or 0)))
-    devices = {device: _joined(basics, one, roles[one.role]) for device, one in read.items() if one is not None}
+    devices = {
+        device: _joined(basics, one, roles[one.role], agents.get(_agent_version(basics, one) or ""))
+        for device, one in read.items()
+        if one is not None
+    }
     return Fleet(name=basics.name, devices=devices, roles=roles, rollout=basics.rollout, secrets=basics.secrets)
 
 
@@ -229,6 +251,9 @@ class _Basics(msgspec.Struct, frozen=True, kw_only=True):
     reader: Reader | None = None
     rollout: RolloutPolicy | None = None
     secrets: SecretPolicy = SecretPolicy()
+    agent: AgentPolicy = AgentPolicy()
+    agent_of_tags: dict[str, str] = {}
+    """Tag -> version, in the order of the file."""
 
 
 class _Device(msgspec.Struct, frozen=True, kw_only=True):
@@ -241,6 +266,7 @@ class _Device(msgspec.Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...]
     variables: dict[str, str]
     age: str | None
+    agent: str | None = None
 
 
 def _read_fleet(files: Files, problems: list[Problem]) -> _Basics:
@@ -251,7 +277,8 @@ def _read_fleet(files: Files, problems: list[Problem]) -> _Basics:
         problems.append(Problem(_FLEET_FILE, None, "", f"the file is missing; {advice}", "missing-file"))
         return _Basics(name=FleetId(""), health=HealthPolicy(), limits=Limits())
     reader = Reader(_FLEET_FILE, content, problems)
-    reader.only((), reader.table, ("name", "health", "limits", "rollout", "secrets"))
+    reader.only((), reader.table, ("name", "health", "limits", "rollout", "secrets", "agent"))
+    policy, of_tags = _agent_policy(reader)
     return _Basics(
         name=FleetId(reader.required("name", Name, example='"my-fleet"') or ""),
         health=reader.overlaid("health", HealthPolicy()),
@@ -259,7 +286,28 @@ def _read_fleet(files: Files, problems: list[Problem]) -> _Basics:
         reader=reader,
         rollout=_rollout(reader),
         secrets=reader.overlaid("secrets", SecretPolicy()),
+        agent=policy,
+        agent_of_tags=of_tags,
     )
+
+
+def _agent_policy(reader: Reader) -> tuple[AgentPolicy, dict[str, str]]:
+    """Return ``[agent]`` and ``[agent.tags]``."""
+    section = reader.section("agent")
+    given = reader.fields(
+        ("agent",), {key: value for key, value in section.items() if key != "tags"}, AgentPolicy, also=("tags",)
+    )
+    tags: object = section.get("tags", {})
+    if not isinstance(tags, dict):
+        reader.complain(("agent", "tags"), "agent.tags must be a table, [agent.tags]", "wrong-type")
+        tags = {}
+    versions: dict[str, str] = {}
+    for tag, version in cast("Table", tags).items():
+        path = ("agent", "tags", tag)
+        read = reader.value(path, version, VersionText)
+        if reader.value(path, tag, Name) is not None and read is not None:
+            versions[tag] = read
+    return AgentPolicy(**given), versions
 
 
 def _rollout(reader: Reader) -> RolloutPolicy | None:
@@ -282,16 +330,19 @@ def _read_device(files: Files, device: DeviceId, problems: list[Problem]) -> _De
         text = f'"{device}" means something else to the broker or the hub; rename the device'
         problems.append(Problem(file, None, "", text, "bad-name"))
     reader = Reader(file, content, problems)
-    reader.only((), reader.table, ("role", "tags", "age", "vars"))
+    reader.only((), reader.table, ("role", "tags", "age", "agent", "vars"))
     role = reader.required("role", RoleName, example='"..."')
     kind = Annotated[tuple[Name, ...], msgspec.Meta(max_length=MAX_TAGS)]
     tags = reader.value(("tags",), reader.table.get("tags", []), kind)
     age = reader.value(("age",), reader.table["age"], Recipient) if "age" in reader.table else None
+    agent = reader.value(("agent",), reader.table["agent"], VersionText) if "agent" in reader.table else None
     variables = _variables(reader)
     if role is None:
         return None
     line = reader.line_of(("role",))
-    return _Device(file=file, id=device, role_line=line, role=role, tags=tags or (), variables=variables, age=age)
+    return _Device(
+        file=file, id=device, role_line=line, role=role, tags=tags or (), variables=variables, age=age, agent=agent
+    )
 
 
 def _variables(reader: Reader) -> dict[str, str]:
@@ -387,7 +438,7 @@ def _is_address(url: str) -> bool:
 # --- between files ------------------------------------------------------------------------------------------
 
 
-def _joined(basics: _Basics, device: _Device, role: RoleDefinition) -> DeviceDefinition:
+def _joined(basics: _Basics, device: _Device, role: RoleDefinition, agent: AgentVersion | None) -> DeviceDefinition:
     return DeviceDefinition(
         fleet=basics.name,
         role=device.role,
@@ -400,7 +451,33 @@ def _joined(basics: _Basics, device: _Device, role: RoleDefinition) -> DeviceDef
         services=role.services,
         rollout=basics.rollout,
         age=device.age,
+        agent=agent,
     )
+
+
+def _agent_version(basics: _Basics, device: _Device) -> str | None:
+    return chosen(basics.agent, basics.agent_of_tags, device.agent, device.tags)
+
+
+def _agent(files: Files, basics: _Basics, device: _Device, problems: list[Problem]) -> AgentVersion | None:
+    """Return the agent that ``device`` is to run; ``None``: none is named, or its listing is wrong, which is told."""
+    version = _agent_version(basics, device)
+    if version is None:
+        return None
+    content = files.get(listing_of(version))
+    if content is None:
+        text = f"the file is missing; list the wheels of agent {version} in it, or name another version"
+        problems.append(Problem(listing_of(version), None, "", text, "agent-listing-missing"))
+        return None
+    wheels = read_listing(version, content, problems)
+    return AgentVersion(version=version, wheels=wheels, source=basics.agent.source) if wheels else None
+
+
+def _agents(files: Files, basics: _Basics, devices: list[_Device], problems: list[Problem]) -> dict[str, AgentVersion]:
+    """Return every version that some device is to run; each is looked at once."""
+    named = {version: device for device in devices if (version := _agent_version(basics, device)) is not None}
+    read = {version: _agent(files, basics, device, problems) for version, device in named.items()}
+    return {version: agent for version, agent in read.items() if agent is not None}
 
 
 def _require_time(basics: _Basics, *roles: RoleDefinition | None) -> None:

@@ -92,6 +92,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Since the boot."""
     agent_version: str
     """Of the agent that said it."""
+    wanted_agent: str | None = None
+    """The version that the wanted commit names; ``None``: it names none."""
+    agent_reason: Slug | None = None
+    """Why another version runs, as a stable word; ``None``: the wanted one does."""
+    agent_message: str = ""
+    """The same, as a sentence for people."""
     heartbeat_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
     """Something of this device is heard at least so often; ``None`` from an agent that does not say."""
     stream: Stream

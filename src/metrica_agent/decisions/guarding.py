@@ -157,5 +157,7 @@ def sample_s(release: Release | None) -> float:
 
 STAGE_S: Final = 3 * GIT_CALL_S + RESOLVE_S + DISK_S
 """For staging: the export may have to wait for a fetch and a reading of the sync task."""
+INSTALL_S: Final = 1800.0 + 2 * GIT_CALL_S + DISK_S
+"""For another version of the agent; as ``adapters.versions`` bounds it, with the export of its wheels."""
 ASK_S: Final = GIT_POLL_S + 5 * GIT_CALL_S
 """For one remote: a poll, a fetch, two readings, and an export of the converge loop to be waited for."""

@@ -3,7 +3,7 @@
     an order → the emergency stop → work that was ordered → a stage of strain → cleaning a low disk → a trial →
     (while stopped: a commit to take note of, the safe-mode stack) → who rests → a hold →
     a rollout that was aborted → a commit that can't be used → a release that is gone from the disk →
-    the wanted commit, stage by stage, with the rollout's gate open and the workload's consent →
+    the wanted commit, its agent first, then stage by stage, with the rollout's gate open and the workload's consent →
     safe mode → drift → sweep → rest
 
 Strain makes updates wait, and nothing else: a trial in progress goes on to its verdict, as a device between two
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from msgspec.structs import replace
 
-from metrica_agent.decisions import consent, drift, gating, obeying, remembering, repair, sparing, stopping
+from metrica_agent.decisions import consent, drift, gating, obeying, remembering, repair, sparing, stopping, upgrading
 from metrica_agent.decisions import strain as straining
 from metrica_agent.decisions import trial as judging
 from metrica_agent.decisions.lineage import HISTORY
@@ -152,6 +152,7 @@ def facts(observed: Observed, now_s: float) -> dict[str, Scalar]:
         "trial": f"{memory.trial.kind} {short(memory.trial.release)}" if memory.trial else None,
         "strain": "; ".join(reason for reason, _ in straining.all_in_words(memory.strain)) or None,
         "resting": ", ".join(memory.resting) or None,
+        "agent": _agent_in_words(observed),
         "current": short(observed.current),
         "preflighted": short(observed.preflighted),
         "containers": None if containers is None else ", ".join(sorted(map(_container_in_words, containers))),
@@ -168,6 +169,16 @@ def _container_in_words(container: Container) -> str:
 
 def _setback_in_words(key: str, setback: Setback) -> str:
     return f"{key[:20]} {setback.attempts} times: {setback.reason}"
+
+
+def _agent_in_words(observed: Observed) -> str | None:
+    """Return which agent runs, where another is wanted or this one is on trial."""
+    agents, candidate = observed.agents, observed.candidate
+    wanted = candidate.agent if isinstance(candidate, Desired) else None
+    if agents is None or (agents.trial is None and (wanted is None or wanted.name == agents.running)):
+        return None
+    on_trial = ", on trial" if agents.trial is not None else ""
+    return f"{agents.running or 'installed by hand'}{on_trial}; wanted {wanted.name if wanted else 'none'}"
 
 
 def _while_stopped(observed: Observed, stop: Choice, now_s: float) -> Iterable[Choice | None]:
@@ -256,13 +267,18 @@ def _update(observed: Observed, now_s: float) -> Choice | None:
     accepting = _accept(observed, desired)
     if accepting is not None:
         return accepting
-    if memory.refusal_of(desired.commit) or _in_place(observed, desired):
+    if memory.refusal_of(desired.commit):
         return None
+    if _in_place(observed, desired):
+        return upgrading.choice(observed, desired, now_s, in_place=True)
     if memory.safe is not None and memory.safe.commit == desired.commit:
         return None
     strained = sparing.waits_out(observed, now_s)
     if strained is not None:
         return strained
+    agent = upgrading.choice(observed, desired, now_s, in_place=False)
+    if agent is not None:
+        return agent
     resolved = memory.resolved
     if resolved is None or resolved.commit != desired.commit or resolved.release not in observed.complete:
         step = Stage(desired=desired)

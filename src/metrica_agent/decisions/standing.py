@@ -7,6 +7,7 @@ from metrica_agent.decisions import strain as straining
 from metrica_agent.decisions.gating import GATE
 from metrica_agent.decisions.next_step import CONSENT, UNWELL
 from metrica_agent.decisions.steps import Choice
+from metrica_agent.decisions.upgrading import AGENT
 from metrica_agent.decisions.world import Desired, Memory, Strain, TrialKind, Unacceptable, Value
 from metrica_fleet.identity import CommitId
 from metrica_fleet.records import Mode, Phase
@@ -58,7 +59,7 @@ def standing(memory: Memory, candidate: Desired | Unacceptable | None, choice: C
 
 def _way_reason(rule: str) -> str | None:
     """Return what is in the way, when ``rule`` is one of a commit that waits for something."""
-    prefix = next((one for one in ("setback.", CONSENT, GATE) if rule.startswith(one)), None)
+    prefix = next((one for one in ("setback.", CONSENT, GATE, AGENT) if rule.startswith(one)), None)
     return rule.removeprefix(prefix) if prefix is not None else None
 
 
@@ -88,6 +89,8 @@ def _phase(memory: Memory, wanted: CommitId) -> Phase:
         return Phase.REFUSED
     if memory.trial is not None and memory.trial.commit == wanted:
         return Phase.TRIAL
+    if memory.upgrading is not None and memory.upgrading.commit == wanted:
+        return Phase.TRIAL  # of the agent that the commit wants: the device has begun
     if memory.confirmed is not None and memory.confirmed.commit == wanted:
         return Phase.CONFIRMED
     if memory.resolved is not None and memory.resolved.commit == wanted:

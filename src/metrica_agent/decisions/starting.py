@@ -25,10 +25,17 @@ CRASH_LOOP: Final = "crash-loop"
 """The reason of safe mode after a crash loop."""
 
 
-def started(memory: Memory, boot_id: BootId, now_s: float) -> Settle:
-    """Return ``memory`` with one more start; in safe mode when that makes a crash loop."""
-    start = Start(boot_id=boot_id, at_s=now_s)
-    recent = tuple(one for one in memory.starts if one.boot_id == boot_id and one.at_s > now_s - CRASH_LOOP_S)
+def started(memory: Memory, boot_id: BootId, now_s: float, agent: str = "") -> Settle:
+    """Return ``memory`` with one more start of the version ``agent``; in safe mode when that makes a crash loop.
+
+    What another version did does not count: it was given up, or has given way, and the launcher sees to that.
+    """
+    start = Start(boot_id=boot_id, at_s=now_s, agent=agent)
+    recent = tuple(
+        one
+        for one in memory.starts
+        if one.boot_id == boot_id and one.at_s > now_s - CRASH_LOOP_S and one.agent == agent
+    )
     counted = replace(memory, starts=(*recent, start)[-STARTS_KEPT:])
     if len(counted.starts) < CRASH_LOOP_STARTS or memory.safe is not None:
         return Settle(memory=counted)

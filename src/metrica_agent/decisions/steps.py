@@ -23,9 +23,10 @@ from metrica_agent.decisions.world import (
     Unacceptable,
     Value,
 )
+from metrica_fleet.agent_versions import AgentVersion
 from metrica_fleet.errors import NotNow
 from metrica_fleet.gate import Gate
-from metrica_fleet.identity import BootId, DeviceId, ReleaseDigest
+from metrica_fleet.identity import BootId, CommitId, DeviceId, ReleaseDigest
 
 REST_S = 300.0
 """How long a quiet device goes without looking again; everything that happens wakes it earlier."""
@@ -56,6 +57,29 @@ class WallTime(Value, frozen=True, kw_only=True):
     """0 is Monday."""
     minute: int
     """Of the day, from 0."""
+
+
+class OnTrial(Value, frozen=True, kw_only=True):
+    """The trial of the agent that looks at this: what it is measured by."""
+
+    began_s: float
+    within_s: float
+    needs_git: bool
+    """Whether the agent before it reached Git."""
+
+
+class AgentVersions(Value, frozen=True, kw_only=True):
+    """The agents on this disk, as one that its launcher started knows them."""
+
+    running: str
+    """The one that looks, by its name on disk; empty: the one that was installed by hand."""
+    trial: OnTrial | None = None
+    """Set where the one that looks is on trial."""
+    doubted: str | None = None
+    """Given up because it did not reach Git, and it is not known yet whether this one does."""
+    complete: frozenset[str] = frozenset()
+    refused: dict[str, tuple[str, str]] = {}
+    """Name -> reason and message of those that are not tried again."""
 
 
 class Observed(Value, frozen=True, kw_only=True):
@@ -109,6 +133,10 @@ class Observed(Value, frozen=True, kw_only=True):
     """When the hub last said a gate, a new one or one again; ``None``: not since this process began."""
     began_s: float = 0.0
     """When this process began."""
+    agents: AgentVersions | None = None
+    """``None``: this agent was not started by the launcher, and can't be changed."""
+    git_answered_s: float | None = None
+    """When a remote last answered this process; ``None``: none did yet."""
 
 
 class Stage(Value, frozen=True, kw_only=True, tag=True):
@@ -196,6 +224,22 @@ class Cleaned(Value, frozen=True, kw_only=True):
     """Of ``Clean.spare_images``, those that are gone."""
 
 
+class StageAgent(Value, frozen=True, kw_only=True, tag=True):
+    """Get the wheels of a version of the agent, and install it beside the one that runs."""
+
+    commit: CommitId
+    agent: AgentVersion
+    in_place: bool
+    """Whether the commit is confirmed here already: then it is not refused for its agent."""
+
+
+class SwitchAgent(Value, frozen=True, kw_only=True, tag=True):
+    """Put a version of the agent on trial, and end: the launcher starts it."""
+
+    agent: AgentVersion
+    needs_git: bool
+
+
 class Sweep(Value, frozen=True, kw_only=True, tag=True):
     """Remove releases that nothing needs any more."""
 
@@ -229,7 +273,23 @@ class Wait(Value, frozen=True, kw_only=True, tag=True):
 
 SETBACK = "setback."
 """How the rules begin by which a step waits that could not be taken."""
-Step = Stage | StageSafe | Preflight | Switch | Apply | Mend | Rest | Halt | Clean | Sweep | Obey | Settle | Wait
+Step = (
+    Stage
+    | StageSafe
+    | StageAgent
+    | SwitchAgent
+    | Preflight
+    | Switch
+    | Apply
+    | Mend
+    | Rest
+    | Halt
+    | Clean
+    | Sweep
+    | Obey
+    | Settle
+    | Wait
+)
 
 
 class Choice(Value, frozen=True, kw_only=True):
@@ -251,9 +311,11 @@ def step_key(step: Step) -> str:
             return f"clean-{step.what}"
         case Mend():
             return f"mend:{step.altered.release}"
+        case StageAgent():
+            return f"stageagent:{step.commit}"
         case Switch() | Apply() | Rest():
             return f"{type(step).__name__.lower()}:{step.release}"
-        case StageSafe() | Halt() | Sweep() | Obey() | Settle() | Wait():
+        case StageSafe() | SwitchAgent() | Halt() | Sweep() | Obey() | Settle() | Wait():
             return type(step).__name__.lower()
         case _:
             assert_never(step)

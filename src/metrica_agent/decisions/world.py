@@ -11,7 +11,15 @@ from typing import Literal, assert_never
 
 import msgspec
 
-from metrica_fleet.definition import Check, HealthPolicy, Limits, RolloutPolicy, ServicePolicy, UpdatePolicy
+from metrica_fleet.definition import (
+    AgentVersion,
+    Check,
+    HealthPolicy,
+    Limits,
+    RolloutPolicy,
+    ServicePolicy,
+    UpdatePolicy,
+)
 from metrica_fleet.gate import Gate
 from metrica_fleet.identity import BootId, CommitId, DeviceId, FleetId, ReleaseDigest, RoleId
 from metrica_fleet.policies import Priority
@@ -46,6 +54,8 @@ class Desired(Value, frozen=True, kw_only=True):
     """The ``allowed_signers`` that it brings; ``None`` where it has none."""
     stops: tuple[Stop, ...] | None = None
     """What its file ``STOP`` stops, if it has one; ``None``: that says nothing here."""
+    agent: AgentVersion | None = None
+    """The agent that it wants to run here; ``None``: it does not say."""
 
 
 class Unacceptable(Value, frozen=True, kw_only=True):
@@ -186,6 +196,18 @@ class Start(Value, frozen=True, kw_only=True):
 
     boot_id: BootId
     at_s: float
+    agent: str = ""
+    """Which version was started, by its name on disk: the crashes of one say nothing of another."""
+
+
+class Upgrading(Value, frozen=True, kw_only=True):
+    """A version of the agent that is about to be put on trial, or is: part of what a commit wants."""
+
+    name: str
+    """Of the version, on disk."""
+    commit: CommitId
+    boot_id: BootId
+    since_s: float
 
 
 class SafeMode(Value, frozen=True, kw_only=True):
@@ -408,6 +430,8 @@ class Memory(Value, frozen=True, kw_only=True):
     """Names of the images of releases that were removed: what cleaning may take; newest last, bounded."""
     stop: Stopped | None = None
     """``None`` until anything was stopped."""
+    upgrading: Upgrading | None = None
+    """The agent that was begun to be put on trial, until the verdict."""
 
     @property
     def standing(self) -> ReleaseDigest | None:

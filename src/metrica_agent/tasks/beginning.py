@@ -78,7 +78,8 @@ async def _make_room(parts: Parts) -> None:
 async def _tell_start(parts: Parts) -> None:
     count = await parts.ledger.started(parts.clock.boot_id)
     known = rebuilt(parts.ledger.memory(), await _found(parts))
-    counted = starting.started(known.memory, parts.clock.boot_id, parts.clock.now_s())
+    agent = parts.versions.seen.running if parts.versions is not None else ""
+    counted = starting.started(known.memory, parts.clock.boot_id, parts.clock.now_s(), agent)
     belongs = belonging(parts.ledger.machine(), parts.machine)
     version = parts.identity.agent_version
     saying = Saying(

@@ -14,7 +14,7 @@ from typing import TypeVar, assert_never
 import structlog
 from msgspec.structs import replace
 
-from metrica_agent.decisions import drift, guarding, remembering, repair, sparing, starting, stopping
+from metrica_agent.decisions import drift, guarding, remembering, repair, sparing, starting, stopping, upgrading
 from metrica_agent.decisions.drift import Difference, Repair
 from metrica_agent.decisions.gating import GATE
 from metrica_agent.decisions.next_step import CONSENT, HELD, WORTH_REFUSING, decide, facts
@@ -36,10 +36,12 @@ from metrica_agent.decisions.steps import (
     Setback,
     Settle,
     Stage,
+    StageAgent,
     StageSafe,
     Step,
     Sweep,
     Switch,
+    SwitchAgent,
     Wait,
     step_key,
 )
@@ -57,6 +59,7 @@ from metrica_agent.decisions.world import (
 )
 from metrica_agent.pulse import Pulse
 from metrica_agent.tasks.ports import (
+    Agents,
     Candidates,
     Clock,
     Files,
@@ -121,12 +124,15 @@ class Convergence:
     orders: Orders
     stops: Stops
     gates: Gates
+    agents: Agents
     clock: Clock
     wake: Wake
     chance: Callable[[], float]
     on_record: Callable[[], None]
     """Called after anything was written down: there is something new to report."""
     steady_s: float = starting.STEADY_S
+    agent_trial_s: float = upgrading.TRIAL_S
+    """How long another version of the agent may take to prove itself."""
     pulse: Pulse = field(default_factory=Pulse)
     started_s: float = 0.0
     preflighted: ReleaseDigest | None = None
@@ -279,6 +285,8 @@ class Convergence:
             heard=self.stops.heard,
             halted=self.halted,
             running=self._running(sample),
+            agents=self.agents.versions.seen if self.agents.versions is not None else None,
+            git_answered_s=self.agents.answered_s,
         )
 
     def _running(self, sample: Sample | None) -> tuple[str, ...]:
@@ -401,6 +409,8 @@ class Convergence:
                 return remembering.staged(memory, staged)
             case Preflight():
                 return await self._preflight(step)
+            case StageAgent() | SwitchAgent():
+                return await self._change_agent(step)
             case StageSafe():
                 safe = await self._unless_stopped(self.runtime.stage_safe())
                 return remembering.safe_mode_staged(memory, safe)
@@ -415,6 +425,23 @@ class Convergence:
             case _:
                 assert_never(step)
         return Settle(memory=memory)
+
+    async def _change_agent(self, step: StageAgent | SwitchAgent) -> Settle:
+        versions = self.agents.versions
+        if versions is None:
+            raise Ours("an agent without a launcher is to change its version", reason="no-launcher")
+        match step:
+            case StageAgent():
+                self.pulse.back_within(guarding.INSTALL_S, "installs another version of the agent")
+                await self._unless_stopped(versions.stage(step.agent, step.commit))
+                return upgrading.staged(self.memory, step)
+            case SwitchAgent():
+                await versions.begin(step.agent.name, within_s=self.agent_trial_s, needs_git=step.needs_git)
+                self.agents.restart()
+                await asyncio.sleep(guarding.WORK_S)  # this process is being ended
+                return Settle(memory=self.memory)
+            case _:
+                assert_never(step)
 
     async def _touch(self, step: Apply | Mend | Obey) -> Settle:
         """Do something to what runs."""
@@ -607,6 +634,8 @@ class Convergence:
             case Stage(desired=desired):
                 refusal = Refused(commit=desired.commit, reason=error.reason, message=error.message)
                 return remembering.refused(memory, refusal)
+            case StageAgent(in_place=False):
+                return upgrading.unstageable(memory, step, error.reason, error.message)
             case Preflight(desired=desired):
                 refusal = Refused(commit=desired.commit, reason=error.reason, message=error.message)
                 return remembering.refused(memory, refusal)
@@ -681,7 +710,13 @@ def _subjects(step: Apply) -> frozenset[str]:
 
 
 def _commit_of(step: Step) -> CommitId | None:
-    return step.desired.commit if isinstance(step, Stage | Preflight) else None
+    match step:
+        case Stage() | Preflight():
+            return step.desired.commit
+        case StageAgent():
+            return step.commit
+        case _:
+            return None
 
 
 def _decision(choice: Choice, observed: Observed, now_s: float) -> Decision:

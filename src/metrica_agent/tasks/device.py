@@ -10,10 +10,10 @@ from collections.abc import Callable, Coroutine, Sequence
 
 import structlog
 
-from metrica_agent.decisions import starting, stopping
+from metrica_agent.decisions import starting, stopping, upgrading
 from metrica_agent.decisions.standing import standing
 from metrica_agent.decisions.strain import SLOWER, in_words, rebased
-from metrica_agent.decisions.world import Release, Saying, Stamp, Stopped
+from metrica_agent.decisions.world import Desired, Release, Saying, Stamp, Stopped
 from metrica_agent.pulse import Pulse
 from metrica_agent.tasks import beginning
 from metrica_agent.tasks.commands import CommandTask
@@ -28,6 +28,7 @@ from metrica_agent.tasks.parts import Ledger, Parts
 from metrica_agent.tasks.report import ReportTask, Timing
 from metrica_agent.tasks.stop import StopTask
 from metrica_agent.tasks.sync import Offer, SyncTask
+from metrica_agent.tasks.upgrade import UpgradeTask
 from metrica_agent.wake import Wake
 from metrica_fleet.errors import NotNow, Unusable
 from metrica_fleet.identity import short
@@ -54,6 +55,7 @@ PULSES_OF = {
     "commands": ("commands",),
     "contact": ("contact",),
     "files": ("files",),
+    "upgrade": ("upgrade",),
 }
 """Task -> the loops in it that promise."""
 PULSES = tuple(pulse for pulses in PULSES_OF.values() for pulse in pulses)
@@ -131,6 +133,18 @@ class _Device:
             wake=Wake(now_s, pulses["contact"]),
             lost_s=parts.pace.network_lost_s,
         )
+        self.upgrade = UpgradeTask(
+            versions=parts.versions,
+            ledger=teller,
+            clock=parts.clock,
+            wake=Wake(now_s, pulses["upgrade"]),
+            steady_s=parts.pace.steady_s,
+            trial_s=parts.pace.agent_trial_s,
+            understood=lambda: isinstance(self._offer.candidate, Desired),
+            restart=parts.restart,
+            on_change=self._changed,
+            pulse=pulses["upgrade"],
+        )
         self.files = FilesTask(
             store=parts.releases,
             now_s=now_s,
@@ -154,7 +168,7 @@ class _Device:
             fetch_s=parts.pace.fetch_s,
             signatures_required=parts.own_signers is not None,
             pulse=pulses["sync"],
-            on_answer=self.contact.heard,
+            on_answer=self._answered,
         )
         self.stop = StopTask(
             fleet=parts.identity.fleet,
@@ -194,11 +208,13 @@ class _Device:
             orders=parts.orders,
             stops=self.stop,
             gates=self.gates,
+            agents=self.upgrade,
             clock=parts.clock,
             wake=converge,
             chance=parts.chance,
             on_record=self._recorded,
             steady_s=parts.pace.steady_s,
+            agent_trial_s=parts.pace.agent_trial_s,
             pulse=pulses["converge"],
         )
         self.health = HealthTask(
@@ -271,6 +287,7 @@ class _Device:
             "gates": self.gates.run,
             "commands": self.commands.run,
             "contact": self.contact.run,
+            "upgrade": self.upgrade.run,
             **self._guard(),
         }
 
@@ -318,9 +335,19 @@ class _Device:
                 self.pulses[pulse].back_within(CONTAINED_CAP_S, "failed, and is started again")
             await asyncio.sleep(full_jitter(attempt, parts.chance(), CONTAINED_BASE_S, CONTAINED_CAP_S))
 
+    def _answered(self) -> None:
+        self.contact.heard()
+        self.upgrade.heard()
+
+    def _changed(self) -> None:
+        """Decide anew, for another agent runs from now on, or is not tried any more; and say so."""
+        self.convergence.wake.nudge()
+        self.report.wake.nudge()
+
     def _offered(self) -> None:
         """Decide anew; and what is wanted is part of the status, whether it may change anything or not."""
         self.convergence.heed()
+        self.upgrade.wake.nudge()
         self.report.wake.nudge()
 
     def _heard(self) -> None:
@@ -361,7 +388,10 @@ class _Device:
         memory, parts = self.convergence.memory, self._parts
         where = standing(memory, self._offer.candidate, self.convergence.last_choice)
         last = memory.last_refused
-        confirmed = memory.confirmed
+        confirmed, candidate = memory.confirmed, self._offer.candidate
+        agents = parts.versions.seen if parts.versions is not None else None
+        desired = candidate if isinstance(candidate, Desired) else None
+        agent = upgrading.wanted(desired, agents, self.convergence.last_choice)
         return Status(
             device=parts.identity.device,
             role=memory.role,
@@ -379,6 +409,9 @@ class _Device:
             boot_id=parts.clock.boot_id,
             uptime_s=0.0,
             agent_version=parts.identity.agent_version,
+            wanted_agent=agent.version,
+            agent_reason=agent.reason,
+            agent_message=agent.message,
             stream=parts.ledger.stream,
             last_seq=0,
             vitals=Vitals(),

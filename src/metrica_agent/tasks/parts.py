@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from metrica_agent.decisions import contact, starting
+from metrica_agent.decisions import contact, starting, upgrading
 from metrica_agent.decisions.strain import StrainLimits
 from metrica_agent.decisions.world import Memory
 from metrica_agent.tasks import commands, health, ports
@@ -95,6 +95,8 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """Between looks at the files of the release that is to run."""
     network_lost_s: float = contact.LOST_S
     """A network that is away for so long is told to be lost."""
+    agent_trial_s: float = upgrading.TRIAL_S
+    """How long another version of the agent may take to prove itself."""
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,3 +133,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """Starts the machine anew; ``None``: this one can't be."""
     on_told: Callable[[], None] = lambda: None
     """Called when the last words are in the ledger."""
+    versions: ports.Versions | None = None
+    """The agents on this disk; ``None``: this one can't be changed, for no launcher started it."""
+    restart: Callable[[], None] = lambda: None
+    """Ends this process, in good order, so that the launcher starts what is to run."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from metrica_agent.decisions.drift import Altered, Repair
 from metrica_agent.decisions.orders import Failed, Given
-from metrica_agent.decisions.steps import Clean, Cleaned, WallTime
+from metrica_agent.decisions.steps import AgentVersions, Clean, Cleaned, WallTime
 from metrica_agent.decisions.strain import Need
 from metrica_agent.decisions.trial import Watch
 from metrica_agent.decisions.world import (
@@ -25,8 +25,9 @@ from metrica_agent.decisions.world import (
     Unacceptable,
 )
 from metrica_agent.tasks import telling
+from metrica_fleet.agent_versions import AgentVersion
 from metrica_fleet.gate import Gate
-from metrica_fleet.identity import ReleaseDigest, RoleId
+from metrica_fleet.identity import CommitId, ReleaseDigest, RoleId
 
 
 class Clock(telling.Clock, Protocol):
@@ -115,6 +116,60 @@ class Runtime(Protocol):
 
     async def sweep(self, keep: frozenset[ReleaseDigest]) -> None:
         """Remove releases not in ``keep`` that no container uses. Raises NotNow."""
+        ...
+
+
+class Versions(Protocol):
+    """The agents on this disk, for one that its launcher started."""
+
+    @property
+    def seen(self) -> AgentVersions: ...
+    def news(self) -> tuple[Saying, ...]:
+        """Return what came of trials and was not told yet."""
+        ...
+
+    async def told(self) -> None:
+        """All news are written down. Raises NotNow."""
+        ...
+
+    async def stage(self, wanted: AgentVersion, commit: CommitId) -> None:
+        """Install ``wanted`` beside what runs. Raises Unusable or NotNow."""
+        ...
+
+    async def begin(self, name: str, *, within_s: float, needs_git: bool) -> None:
+        """Have ``name`` tried at the next start. Raises NotNow."""
+        ...
+
+    async def confirm(self) -> None:
+        """This one has proven itself. Raises NotNow."""
+        ...
+
+    async def doubt(self) -> None:
+        """This one did not reach Git; the one before finds out whether it does. Raises NotNow."""
+        ...
+
+    async def doubt_ended(self, *, bad: bool) -> None:
+        """It is known whether the version in doubt is bad. Raises NotNow."""
+        ...
+
+    async def refuse(self, name: str, reason: str, message: str) -> None:
+        """Do not try ``name`` again. Raises NotNow."""
+        ...
+
+    async def steady(self) -> None:
+        """This one has lived long enough: its starts do not count any more. Raises NotNow."""
+        ...
+
+
+class Agents(Protocol):
+    """What the upgrade task knows of Git, and may do."""
+
+    @property
+    def answered_s(self) -> float | None: ...
+    @property
+    def versions(self) -> Versions | None: ...
+    def restart(self) -> None:
+        """End this process, so that the launcher starts what is to run."""
         ...
 
 

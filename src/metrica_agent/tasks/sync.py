@@ -21,7 +21,8 @@ from metrica_agent.decisions.world import Desired, Memory, Saying, Unacceptable
 from metrica_agent.pulse import Pulse
 from metrica_agent.tasks.telling import Clock, Teller
 from metrica_agent.wake import Wake
-from metrica_fleet.definition import for_device, role_named_by
+from metrica_fleet.agent_versions import listing_of
+from metrica_fleet.definition import agent_named_by, for_device, role_named_by
 from metrica_fleet.errors import FleetError, NotNow, Ours, Unusable
 from metrica_fleet.identity import CommitId, DeviceId, short
 from metrica_fleet.retry import full_jitter, spread
@@ -384,6 +385,8 @@ class SyncTask:
         try:
             files = await content.files("fleet.toml", device)
             files |= await content.files(*_files_of(role_named_by(files, self.device)))
+            agent = agent_named_by(files, self.device)
+            files |= await content.files(listing_of(agent)) if agent is not None else {}
             defined = for_device(files, self.device)
             files |= await self._signers_in(content)
         except Unusable as error:
@@ -401,6 +404,7 @@ class SyncTask:
             update=defined.update,
             services=dict(defined.services),
             rollout=defined.rollout,
+            agent=defined.agent,
             signers=files[SIGNERS_FILE].decode("utf-8", "replace") if SIGNERS_FILE in files else None,
             stops=stops,
         )

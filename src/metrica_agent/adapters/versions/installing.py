@@ -1,0 +1,212 @@
+"""The child that installs a version: gets the wheels for this machine, checks each, and has pip install them.
+
+Only wheels whose SHA-256 the commit names come in, and no index is asked. Nothing of a wheel is run before all of them
+are checked; what then runs is the version itself, as ``metrica-agent --version``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import signal
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import urllib3
+from packaging.tags import sys_tags
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+from metrica_agent.adapters.versions.orders import Answer, Failed, Install, Installed
+from metrica_agent.certificates import trust
+from metrica_fleet.errors import FleetError, NotNow, Unusable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from metrica_fleet.agent_versions import Wheel
+
+_PR_SET_PDEATHSIG: Final = 1
+_NICENESS: Final = 10
+_BLOCK: Final = 1 << 16
+_CONNECT_S: Final = 20.0
+_READ_S: Final = 60.0
+_OK: Final = 200
+_GONE: Final = frozenset({403, 404, 410})
+_SAID: Final = 800
+_PIP: Final = (
+    "-I",
+    "-m",
+    "pip",
+    "--isolated",
+    "--disable-pip-version-check",
+    "--no-input",
+    "--no-cache-dir",
+    "--quiet",
+)
+
+
+def main() -> None:
+    """Live: one order from stdin, one answer to stdout."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.nice(_NICENESS)
+    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Install)
+    sys.stdout.buffer.write(msgspec.json.encode(carried_out(order)))
+
+
+def carried_out(order: Install) -> Answer:
+    """Carry out ``order``."""
+    try:
+        wheels = fitting(order.wheels, order.version)
+        fetched = sum(_brought(wheel, order) for wheel in wheels)
+        _installed(order, wheels)
+    except FleetError as error:
+        return Failed(reason=error.reason, message=error.message, unusable=isinstance(error, Unusable))
+    except OSError as error:
+        return Failed(reason="disk-failed", message=f"{error.filename or order.folder}: {error}", unusable=False)
+    return Installed(wheels=len(wheels), fetched_bytes=fetched)
+
+
+def fitting(wheels: Iterable[Wheel], version: str) -> tuple[Wheel, ...]:
+    """Return of each project the wheel that fits this Python and processor best.
+
+    Raises:
+        Unusable: ``wheel-does-not-fit``: of one there is none.
+    """
+    ranks = {tag: rank for rank, tag in enumerate(sys_tags())}
+    best: dict[str, tuple[int, Wheel]] = {}
+    projects: set[str] = set()
+    for wheel in wheels:
+        try:
+            project, _, _, tags = parse_wheel_filename(wheel.name)
+        except InvalidWheelFilename as error:
+            raise Unusable(
+                f"{wheel.name}: it is no name of a wheel ({error}); rename it", reason="bad-listing"
+            ) from error
+        projects.add(project)
+        rank = min((ranks[tag] for tag in tags if tag in ranks), default=None)
+        if rank is not None and (project not in best or rank < best[project][0]):
+            best[project] = (rank, wheel)
+    missing = sorted(projects - set(best))
+    if missing:
+        here = next(iter(ranks))
+        text = f"agent {version} has no wheel of {', '.join(missing)} for this machine ({here}); add it to its listing"
+        raise Unusable(text, reason="wheel-does-not-fit")
+    return tuple(sorted(wheel for _, wheel in best.values()))
+
+
+# --- the wheels -----------------------------------------------------------------------------------------------
+
+
+def _brought(wheel: Wheel, order: Install) -> int:
+    """Make sure that a wheel is here, and is the one that the commit means; return how many bytes were fetched.
+
+    Raises:
+        Unusable: ``wheel-hash-wrong``, ``wheel-missing``, ``wheel-too-large``.
+        NotNow: ``wheel-unreachable``.
+    """
+    path, fetched = Path(order.near) / wheel.name, 0
+    if not path.is_file():
+        fetched = _fetched(wheel, path, order)
+    found = _sha256(path)
+    if found != wheel.sha256:
+        path.unlink()
+        way_out = "list what is really there, or put the right file there"
+        text = f"{wheel.name} has the SHA-256 {found[:16]}…, the commit says {wheel.sha256[:16]}…; {way_out}"
+        raise Unusable(text, reason="wheel-hash-wrong")
+    return fetched
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fetched(wheel: Wheel, path: Path, order: Install) -> int:
+    if order.source is None:
+        text = f"{wheel.name} is not beside its listing; put it there, or say [agent] source in fleet.toml"
+        raise Unusable(text, reason="wheel-missing")
+    address = f"{order.source.rstrip('/')}/{order.version}/{wheel.name}"
+    try:
+        context = trust(order.ca_file)
+        with urllib3.PoolManager(retries=False, ssl_context=context) as http:
+            answer = http.request(
+                "GET",
+                address,
+                preload_content=False,
+                redirect=False,
+                timeout=urllib3.Timeout(connect=_CONNECT_S, read=_READ_S),
+            )
+            if answer.status in _GONE:
+                raise NotNow(
+                    f"{address}: it is not there ({answer.status})", reason="wheel-unreachable", retry_after_s=600
+                )
+            if answer.status != _OK:
+                raise NotNow(f"{address}: answered {answer.status}", reason="wheel-unreachable")
+            return _written(answer, path, order.wheel_bytes, address)
+    except (urllib3.exceptions.HTTPError, ssl.SSLError) as error:
+        raise NotNow(f"{address}: {error}"[:_SAID], reason="wheel-unreachable") from error
+
+
+def _written(answer: urllib3.BaseHTTPResponse, path: Path, most: int, address: str) -> int:
+    written, new = 0, path.with_name(f"{path.name}.part")
+    with new.open("wb") as file:
+        for block in answer.stream(_BLOCK):
+            written += len(block)
+            if written > most:
+                raise Unusable(f"{address} has more than {most} bytes; a wheel may not", reason="wheel-too-large")
+            file.write(block)
+    new.rename(path)
+    return written
+
+
+# --- installing -----------------------------------------------------------------------------------------------
+
+
+def _installed(order: Install, wheels: tuple[Wheel, ...]) -> None:
+    """Make the venv, and have it say which version it is.
+
+    Raises:
+        Unusable: ``wheels-unusable``, ``agent-does-not-start``, ``agent-version-wrong``.
+    """
+    folder = Path(order.folder)
+    python = str(folder / "bin/python")
+    requirements = Path(order.near) / "requirements.txt"
+    lines = [f"{_requirement(wheel.name)} --hash=sha256:{wheel.sha256}\n" for wheel in wheels]
+    requirements.write_text("".join(lines), encoding="ascii")
+    base = str(Path(sys.executable).resolve())
+    _done((base, "-I", "-m", "venv", str(folder)), "no venv can be made (Debian: python3-venv)", unusable=False)
+    install = ("install", "--no-index", "--no-deps", "--only-binary", ":all:", "--require-hashes")
+    found = ("--find-links", order.near, "-r", str(requirements))
+    _done((python, *_PIP, *install, *found), "the wheels can't be installed")
+    _done((python, *_PIP, "check"), "the wheels do not fit each other")
+    # What installs is of no use afterwards: a third of what a version takes on the disk.
+    _done((python, *_PIP, "uninstall", "--yes", "pip", "setuptools"), "pip can't be removed", unusable=False)
+    said = _done((str(folder / "bin/metrica-agent"), "--version"), "it does not start", reason="agent-does-not-start")
+    if said.strip() != f"metrica-agent {order.version}":
+        text = f"it says that it is {said.strip()[:100]!r}, and the commit that it is {order.version}"
+        raise Unusable(text, reason="agent-version-wrong")
+
+
+def _requirement(wheel: str) -> str:
+    project, version, _, _ = parse_wheel_filename(wheel)
+    return f"{project}=={version}"
+
+
+def _done(command: tuple[str, ...], what: str, *, reason: str = "wheels-unusable", unusable: bool = True) -> str:
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/nonexistent", "LC_ALL": "C", "PYTHONUTF8": "1"}
+    temporary = os.environ.get("TMPDIR")
+    if temporary is not None:
+        environment["TMPDIR"] = temporary
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode == 0:
+        return done.stdout
+    said = (done.stderr.strip() or done.stdout.strip())[-_SAID:]
+    message = f"{what}: {said or f'exit code {done.returncode}'}"
+    if unusable:
+        raise Unusable(message, reason=reason)
+    raise NotNow(message, reason="venv-failed")
