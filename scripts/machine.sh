@@ -391,6 +391,31 @@ caddy_install() {
   python3 -m venv "$1" && "$1/bin/pip" install --quiet --require-hashes -r "$METRICA_HOUSE/requirements/caddy.txt"
 }
 
+# --- releases -------------------------------------------------------------------------------------------------------
+
+# release_ready: exports METRICA_RELEASE, the folder with python (and hatchling in it), cyclonedx-py and pip-audit of
+# requirements/release.txt.
+release_ready() {
+  local digest
+  cache_ready
+  digest=$(sha256sum <"$METRICA_HOUSE/requirements/release.txt" | cut -c1-12)
+  METRICA_RELEASE=$METRICA_CACHE/release-$digest/bin
+  if [[ ! -e ${METRICA_RELEASE%/bin}/complete ]]; then
+    step "Python packages: requirements/release.txt" release_install "${METRICA_RELEASE%/bin}"
+  fi
+  export METRICA_RELEASE
+}
+
+release_install() {
+  [[ ! -e $1/complete ]] || return 0
+  rm -rf "$1"
+  uv() { UV_CACHE_DIR=$METRICA_CACHE/uv-cache "$METRICA_CACHE/uv/bin/uv" --no-config "$@"; }
+  uv_make
+  uv venv --quiet --no-python-downloads --python "$(command -v python3)" "$1"
+  uv pip install --quiet --python "$1" --require-hashes -r "$METRICA_HOUSE/requirements/release.txt"
+  touch "$1/complete"
+}
+
 # --- Postgres -------------------------------------------------------------------------------------------------------
 
 # postgres_ready: exports METRICA_POSTGRES, a folder with initdb, postgres and psql, and METRICA_POSTGRES_USER, as whom to
@@ -475,6 +500,7 @@ tests_ready() {
   compose_ready
   broker_ready
   caddy_ready
+  release_ready
   postgres_ready
   monitoring_ready
   export METRICA_TEST_IMAGE=metrica-test/busybox:1
