@@ -20,7 +20,7 @@ from metrica_fleet.signed import GATES, ORDERS
 from metrica_fleet.stop import Stop
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 Directory = Annotated[Path, Parameter(name="DIR", help="The repository's working tree, as it is on disk.")]
 
@@ -38,8 +38,10 @@ def lint(directory: Directory = Path(), /) -> Exit:
     files, problems = read_checkout(directory)
     notes: list[str] = []
     found = ""
+    public: tuple[str, ...] = ()
     try:
         fleet = whole_fleet(files)
+        public = fleet.secrets.public
         found = f"{count(len(fleet.devices), 'device')}, {count(len(fleet.roles), 'role')}"
         problems += _read(directory, fleet)
         wrong, more = examined(directory, fleet)
@@ -51,12 +53,18 @@ def lint(directory: Directory = Path(), /) -> Exit:
         problems += [problem for problem in error.problems if problem.file not in unreadable]
     if stop.FILE in files:
         notes += [f"{stop.FILE}: a commit of this says {one.level} to {one.scope}" for one in _stops(files)]
-    for problem in problems:
+    leaked = _leaked(directory, files, public)
+    for problem in (*problems, *leaked):
         tell(str(problem))
     for note in notes:
         tell(f"note: {note}")
     if problems:
         tell(f"{count(len(problems), 'problem')}; a device would refuse a commit of this")
+        return Exit.NO
+    if leaked:
+        tell(
+            f"{count(len(leaked), 'secret')} in the clear; a commit of this tells it to whoever can read the repository"
+        )
         return Exit.NO
     say(f"{found}: no problem")
     return Exit.OK
@@ -70,6 +78,16 @@ def _read(directory: Path, fleet: Fleet) -> list[Problem]:
         tell(f"what Compose files read is not looked at: {error}; pip install metrica-fleet[cli]")
         return []
     return reads_outside(directory, fleet)
+
+
+def _leaked(directory: Path, files: Mapping[str, bytes], public: Sequence[str]) -> list[Problem]:
+    """Return what is to be secret, and stands there for all to read."""
+    try:
+        from metrica_cli.leaks import in_the_clear  # noqa: PLC0415 - likewise
+    except ImportError as error:
+        tell(f"secrets in the clear are not looked for: {error}; pip install metrica-fleet[cli]")
+        return []
+    return in_the_clear(directory, files, public)
 
 
 def _unheeded(files: Mapping[str, bytes], fleet: Fleet, problems: list[Problem]) -> list[str]:

@@ -109,6 +109,8 @@ class SecretPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     operators: Annotated[tuple[Recipient, ...], msgspec.Meta(max_length=MAX_OPERATORS)] = ()
     """Who can open every secret besides the devices that it is for: it takes one of them to seal them anew."""
+    public: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_OPERATORS)] = ()
+    """Patterns of paths that hold no secret, whatever they look like to ``metrica lint``."""
 
 
 class DeviceDefinition(msgspec.Struct, frozen=True, kw_only=True):
