@@ -16,6 +16,8 @@ from metrica_fleet.definition import (
     RESERVED,
     RESERVED_DEVICES,
     RESERVED_PREFIXES,
+    Recipient,
+    SecretPolicy,
 )
 from metrica_fleet.policies import (
     CHECKS,
@@ -44,9 +46,10 @@ _HEAD: Final = f"""\
 Made from src/metrica_fleet by `scripts/reference`; do not edit. A repository to copy is examples/fleet.
 
     fleet.toml                   the fleet's name, defaults of health, limits, the stages of a rollout
-    devices/<id>.toml            one file a device: its role, tags, variables
+    devices/<id>.toml            one file a device: its role, tags, key, variables
     roles/<role>/compose.yaml    an ordinary Compose file, and beside it whatever files it mounts
     roles/<role>/role.toml       optional: health of this role, its own checks, when it may be updated, priorities
+    secrets/{{devices,tags,roles}}/<whose>/<name>.age    optional: values that only their devices can open
 
 `metrica lint` reads it as a device does, and prints every problem as `file:line: what is wrong; what to do`. A device
 that meets a problem refuses the commit, says so in an event, and goes on running what it runs.
@@ -91,6 +94,12 @@ last of them is `1.0`. A device belongs to the first stage that names it, else t
 rollout falls into; the place is a hash of the commit and its id.
 
 {stage}
+
+### [secrets]
+
+[How to keep secrets in the repository](../how-to/secrets.md).
+
+{secrets}
 """
 
 _DEVICE: Final = f"""
@@ -100,6 +109,7 @@ _DEVICE: Final = f"""
 | --- | --- | --- | --- |
 | `role` | a name | required | Which folder of `roles/` the device runs. |
 | `tags` | a list of at most {MAX_TAGS} names | none | Words to choose devices by. |
+| `age` | {words_for(Recipient)} | none | The device's public key: its secrets are sealed to it. |
 | `[vars]` | a table | empty | Variables for `${{NAME}}` in the role's Compose file. |
 
 The name of a variable has letters, digits and `_`. Its value is text, a number or `true`/`false`; the Compose file gets
@@ -111,6 +121,7 @@ most {MAX_VARIABLE_BYTES // 1024} KiB. Reserved names are
 | --- | --- |
 | `METRICA_DATA` | the role's data directory on the device; no release, rollback or repair touches it |
 | `METRICA_LOCKS` | where services hold locks; see `[services.NAME]` below |
+| `METRICA_SECRETS` | where the device's secrets are: `${{METRICA_SECRETS}}/<name>` can be mounted, and nothing else |
 | `METRICA_DEVICE` | the device's id |
 | `METRICA_ROLE` | its role |
 | `METRICA_FLEET` | the fleet's name |
@@ -127,6 +138,8 @@ Compose reads it, nobody else. Beyond what Compose asks for, a device wants:
 - what it reads besides itself (`env_file`, `label_file`, `extends`, `include`) is in the role's folder, so that the
   release is the same whenever it is staged; `env_file: env/${METRICA_DEVICE}.env` is fine
 - a variable that the device does not set has a default: `${WEB_PORT:-8088}`
+- a secret, `${METRICA_SECRETS}/<name>`, is the `file:` of an entry of `secrets:`, or a volume with `:ro`; its name stands
+  there in full
 
 ## roles/&lt;role&gt;/role.toml
 
@@ -177,6 +190,7 @@ def fleet_repository() -> str:
         limits=keys(Limits),
         rollout=keys(RolloutPolicy, but=("stages",)),
         stage=keys(RolloutStage),
+        secrets=keys(SecretPolicy),
         max_stages=MAX_STAGES,
     )
     page += _DEVICE + _ROLE

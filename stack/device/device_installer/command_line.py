@@ -27,6 +27,7 @@ STEPS: Final[tuple[tuple[str, Callable[[Work], Change | None]], ...]] = (
     ("memory cgroup", steps.memory_cgroup),
     ("agent", steps.agent),
     ("settings", steps.settings),
+    ("secrets", steps.secrets),
     ("service", steps.service),
     ("Netdata", steps.netdata),
     ("logs", steps.logs),
@@ -92,8 +93,11 @@ def _uninstall(work: Work) -> None:
         raise Refused("The agent is the package metrica-agent: apt-get remove metrica-agent takes it away.")
     if machine.text(steps.UNIT) is not None:
         machine.run("systemctl", "disable", *(["--now"] if machine.booted else []), steps.UNIT.name)
+    if machine.text(steps.SECRETS_UNIT) is not None:
+        machine.run("systemctl", "disable", steps.SECRETS_UNIT.name)
     ours = [
         steps.UNIT,
+        steps.SECRETS_UNIT,
         steps.AGENT,
         steps.VERSIONS,
         steps.SYSTEMD / "journald.conf.d/50-metrica-journal.conf",

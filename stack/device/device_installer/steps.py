@@ -36,6 +36,8 @@ AGENT: Final = Path("/opt/metrica/agent")
 """A link to one of VERSIONS, switched by one rename; the package metrica-agent has a folder there."""
 VERSIONS: Final = Path("/opt/metrica/versions")
 UNIT: Final = Path("/etc/systemd/system/metrica-agent.service")
+SECRETS_UNIT: Final = UNIT.with_name("metrica-secrets.service")
+"""What opens secrets before the container engine starts."""
 SYSTEMD: Final = Path("/etc/systemd")
 DOCKER_SETTINGS: Final = Path("/etc/docker/daemon.json")
 KERNEL_COMMAND_LINE: Final = Path("/boot/firmware/cmdline.txt")
@@ -386,6 +388,23 @@ def service(work: Work) -> Change | None:
             work.machine.restart(name)
 
     return Change(f"{name}: {'enabled and started' if starts and work.machine.booted else 'enabled'}", make)
+
+
+def secrets(work: Work) -> Change | None:
+    """Return what opens the releases' secrets at each boot: installed and enabled; there is nothing to start now."""
+    name = SECRETS_UNIT.name
+    put = None if agent_is_packaged(work) else work.put(name, SECRETS_UNIT)
+    if put is None and work.machine.is_enabled(name):
+        return None
+
+    def make() -> None:
+        if put is not None:
+            put.make()
+        if work.machine.booted:
+            work.machine.run("systemctl", "daemon-reload")
+        work.machine.enable(name)
+
+    return Change(f"{name}: enabled", make)
 
 
 # --- metrics and logs ---------------------------------------------------------------------------------------------

@@ -248,3 +248,41 @@ async def test_the_hub_is_asked_for_the_keys_of_devices(fleet: Fleet, capsys: py
         assert "pi-06 has told the hub no key" in capsys.readouterr().err
         assert await metrica("secret", "keys", "pi-01", "-C", str(fleet.root), "--hub", address, "--yes") == 0
     assert f'role = "camera"\nage = "{newer}"\ntags' in (fleet.root / "devices/pi-01.toml").read_text()
+
+
+def test_a_leaked_repository_and_one_stolen_card_open_that_device_s_secrets_and_no_other(
+    fleet: Fleet, says: Any, tmp_path: Path
+) -> None:
+    """All of the history leaks; the card holds its key. Opened by the real age, as a thief would."""
+    age = shutil.which("age")
+    assert age is not None, "install age; ./scripts/test does"
+    git = ["git", "-C", fleet.root, "-c", "user.name=x", "-c", "user.email=x@localhost"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    places = ["--tag roof", "--role camera", "--role sensor", *(f"--device pi-0{number}" for number in (1, 2, 3))]
+    for place in places:
+        says(f"value for {place}".encode())
+        assert fleet.run("set", "wifi", *place.split()) == 0
+    subprocess.run([*git, "add", "--all"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "-m", "one"], check=True)
+    fleet.enrol("pi-04", "sensor", ["roof"])
+    assert fleet.rekey() == 0
+    subprocess.run([*git, "add", "--all"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "-m", "two"], check=True)
+    log = subprocess.run([*git, "rev-list", "--objects", "--all"], capture_output=True, text=True, check=True).stdout
+    blobs = [line.split(" ", 1) for line in log.splitlines() if line.endswith(".age")]
+    assert len(blobs) == len(places) + 2  # two of them were sealed anew
+
+    def opened(card: Key) -> set[str]:
+        key = tmp_path / "card.age"
+        key.write_text(f"{card}\n")
+        found: set[str] = set()
+        for blob, path in blobs:
+            content = subprocess.run([*git, "cat-file", "blob", blob], capture_output=True, check=True).stdout
+            done = subprocess.run([age, "-d", "-i", key], input=content, capture_output=True, check=False)
+            found |= {path} if done.returncode == 0 else set()
+        return found
+
+    mine = {"secrets/devices/pi-01/wifi.age", ROOF, "secrets/roles/camera/wifi.age"}
+    assert opened(fleet.keys["pi-01"]) == mine
+    assert opened(fleet.keys["pi-04"]) == {ROOF, "secrets/roles/sensor/wifi.age"}
+    assert opened(Key.generate()) == set()
