@@ -138,8 +138,8 @@ Compose reads it, nobody else. Beyond what Compose asks for, a device wants:
 - what it reads besides itself (`env_file`, `label_file`, `extends`, `include`) is in the role's folder, so that the
   release is the same whenever it is staged; `env_file: env/${METRICA_DEVICE}.env` is fine
 - a variable that the device does not set has a default: `${WEB_PORT:-8088}`
-- a secret, `${METRICA_SECRETS}/<name>`, is the `file:` of an entry of `secrets:`, or a volume with `:ro`; its name stands
-  there in full
+- a secret, `${METRICA_SECRETS}/<name>`, is the `file:` of an entry of `secrets:`, or a volume with `:ro`; its name
+  stands there in full
 
 ## roles/&lt;role&gt;/role.toml
 
