@@ -32,6 +32,8 @@ GIT_POLL_S: Final = 20.0
 ENGINE_CALL_S: Final = 20.0
 """For one question to the container engine; as ``adapters.compose`` bounds it."""
 RESOLVE_S: Final = 60.0
+OPEN_S: Final = 30.0
+"""For opening secrets; as ``adapters.vault`` bounds it."""
 NETWORK_S: Final = 120.0
 """For a connection to the broker with all that it takes, or for what is published over it."""
 
@@ -137,7 +139,7 @@ def stillness(before: Stillness, beats: int, *, elapsed_s: float, hindered_s: fl
 def preflight_s(release: Release, pull_deadline_s: float) -> float:
     """Return what a preflight may take: the images share their deadline."""
     images = len({service.image for service in release.services})
-    return DISK_S + pull_deadline_s + images * (1 + 4 * ENGINE_CALL_S)
+    return DISK_S + OPEN_S + pull_deadline_s + images * (1 + 4 * ENGINE_CALL_S)
 
 
 def apply_s(release: Release) -> float:
@@ -155,8 +157,8 @@ def sample_s(release: Release | None) -> float:
     return 4 * ENGINE_CALL_S + sum(check.timeout_s for check in checks)
 
 
-STAGE_S: Final = 3 * GIT_CALL_S + RESOLVE_S + DISK_S
-"""For staging: the export may have to wait for a fetch and a reading of the sync task."""
+STAGE_S: Final = 4 * GIT_CALL_S + OPEN_S + RESOLVE_S + DISK_S
+"""For staging: the export may have to wait for a fetch and a reading of the sync task; secrets are read and opened."""
 INSTALL_S: Final = 1800.0 + 2 * GIT_CALL_S + DISK_S
 """For another version of the agent; as ``adapters.versions`` bounds it, with the export of its wheels."""
 ASK_S: Final = GIT_POLL_S + 5 * GIT_CALL_S
