@@ -26,6 +26,7 @@ STEPS: Final[tuple[tuple[str, Callable[[Work], Change | None]], ...]] = (
     ("hardware watchdog", steps.watchdog),
     ("memory cgroup", steps.memory_cgroup),
     ("agent", steps.agent),
+    ("launcher", steps.launcher),
     ("settings", steps.settings),
     ("secrets", steps.secrets),
     ("service", steps.service),
@@ -81,7 +82,7 @@ def _say_what_is_next(work: Work, changes: int) -> None:
         print(f"! {note}")
     if not work.flags.check:
         print(
-            "Next: /opt/metrica/agent/bin/metrica-agent check says what is wrong, if anything is;\n"
+            "Next: /opt/metrica/launcher.py check says what is wrong, if anything is;\n"
             "      journalctl -fu metrica-agent shows it work; docs/how-to/device.md says the rest."
         )
 
@@ -99,6 +100,7 @@ def _uninstall(work: Work) -> None:
         steps.UNIT,
         steps.SECRETS_UNIT,
         steps.AGENT,
+        steps.LAUNCHER,
         steps.VERSIONS,
         steps.SYSTEMD / "journald.conf.d/50-metrica-journal.conf",
         steps.SYSTEMD / "system.conf.d/50-metrica-watchdog.conf",

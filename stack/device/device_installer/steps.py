@@ -35,6 +35,10 @@ SETTINGS: Final = CONFIGURATION / "agent.toml"
 AGENT: Final = Path("/opt/metrica/agent")
 """A link to one of VERSIONS, switched by one rename; the package metrica-agent has a folder there."""
 VERSIONS: Final = Path("/opt/metrica/versions")
+LAUNCHER: Final = Path("/opt/metrica/launcher.py")
+"""What the unit starts. It is from the checkout, and no update of the agent touches it."""
+CHOICE: Final = VERSIONS / "choice.json"
+"""Where the launcher remembers what the fleet repository has had installed; without it AGENT is started."""
 UNIT: Final = Path("/etc/systemd/system/metrica-agent.service")
 SECRETS_UNIT: Final = UNIT.with_name("metrica-secrets.service")
 """What opens secrets before the container engine starts."""
@@ -339,14 +343,31 @@ def _build(work: Work, folder: Path, wheels: Path | None) -> None:
     machine.run(str(folder / "bin/metrica-agent"), "--version")
     (folder / "complete").touch()
     os.sync()  # all of it is on the card before anything leads to it
+    machine.remove(CHOICE)  # who installs by hand wants this one; what the fleet repository names comes again after it
     before = AGENT.resolve() if AGENT.is_symlink() else None
+    runs = (VERSIONS / "current").resolve()  # until it is started anew
     new = AGENT.with_name(".agent.new")
     machine.remove(new)
     new.symlink_to(folder)
     new.replace(AGENT)
     for old in VERSIONS.iterdir():  # the one before stays, to go back to
-        if old not in {folder, before}:
+        if old not in {folder, before, runs, VERSIONS / "current"}:
             machine.remove(old)
+
+
+def launcher(work: Work) -> Change | None:
+    """Return the launcher, and the folder for versions that come by themselves, if they are not there."""
+    if agent_is_packaged(work):
+        return None
+    wanted = (work.house / "src/metrica_agent/launcher.py").read_text(encoding="utf-8")
+    if work.machine.text(LAUNCHER) == wanted and VERSIONS.is_dir():
+        return None
+
+    def make() -> None:
+        VERSIONS.mkdir(parents=True, exist_ok=True)
+        work.machine.write(LAUNCHER, wanted, 0o755)
+
+    return Change(f"{LAUNCHER}: starts the agent", make)
 
 
 def settings(work: Work) -> Change | None:
@@ -374,7 +395,7 @@ def service(work: Work) -> Change | None:
     name = UNIT.name
     put = None if agent_is_packaged(work) else work.put(name, UNIT)
     starts = not work.flags.no_start
-    old = starts and work.machine.is_older(name, AGENT, UNIT, SETTINGS)
+    old = starts and work.machine.is_older(name, AGENT, LAUNCHER, UNIT, SETTINGS)
     if put is None and work.machine.is_enabled(name) and not (starts and (old or not work.machine.is_active(name))):
         return None
 

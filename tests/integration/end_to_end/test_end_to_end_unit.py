@@ -24,7 +24,7 @@ def test_systemd_understands_every_line_of_the_unit(tmp_path: Path) -> None:
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     unit = tmp_path / UNIT.name
-    unit.write_text(UNIT.read_text().replace("/opt/metrica/agent/bin/metrica-agent", str(program)))
+    unit.write_text(UNIT.read_text().replace("/usr/bin/python3 -I /opt/metrica/launcher.py", str(program)))
     assert run("systemd-analyze", "verify", str(unit)) == ""
 
 

@@ -352,8 +352,11 @@ class Book:
         _refuse_unsayable(record, document)
         kind = "event" if isinstance(record, Event) else "heartbeat"
         if record.seq == self._progress.spans[-1].first:
-            self._db.execute("INSERT INTO streams VALUES (?, ?)", (record.seq, self.stream))
-        self._db.execute("INSERT INTO outbox VALUES (?, ?, ?, ?)", (record.seq, kind, self._linked, document))
+            self._db.execute("INSERT INTO streams (first, stream) VALUES (?, ?)", (record.seq, self.stream))
+        self._db.execute(
+            "INSERT INTO outbox (seq, kind, offered, document) VALUES (?, ?, ?, ?)",
+            (record.seq, kind, self._linked, document),
+        )
         self._bytes += len(document)
         return record.seq
 

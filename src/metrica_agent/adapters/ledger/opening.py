@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import sqlite3
 from contextlib import contextmanager
@@ -61,8 +62,21 @@ MIGRATIONS: Final = (
     ) STRICT;
     ALTER TABLE life ADD COLUMN commands INTEGER NOT NULL DEFAULT 0; -- all up to here count as taken
     """,
+    """
+    CREATE TABLE opening (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        oldest INTEGER NOT NULL                  -- the oldest schema whose agents still read and write this rightly
+    ) STRICT;
+    INSERT INTO opening (id, oldest) VALUES (1, 4);
+    """,
 )
-"""Schema n is what the first n of these make; ``user_version`` says which a file has."""
+"""Schema n is what the first n of these make; ``user_version`` says which a file has.
+
+An agent may be gone back from (docs/decisions/0034), so the one before it opens what it has written: a step adds
+tables, and columns with defaults, and nothing that is read by an agent of a schema from ``oldest`` on changes its
+meaning or goes. A step that can't be like that raises ``oldest``, one release after agents have ceased to read what it
+takes away.
+"""
 
 _FULL: Final = frozenset(
     {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_CANTOPEN}
@@ -158,7 +172,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
 
 def _migrate(db: sqlite3.Connection, path: Path) -> None:
     (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version > len(MIGRATIONS):
+    if version > len(MIGRATIONS) and _oldest(db) > len(MIGRATIONS):
         raise Unusable(
             f"{path}: schema {version} was written by a newer agent, this one knows {len(MIGRATIONS)}; "
             "install that agent again",
@@ -167,6 +181,15 @@ def _migrate(db: sqlite3.Connection, path: Path) -> None:
     for number in range(version, len(MIGRATIONS)):
         db.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT")
     db.execute("INSERT OR IGNORE INTO life (id) VALUES (1)")
+
+
+def _oldest(db: sqlite3.Connection) -> float:
+    """Return the oldest schema whose agents may open a file that a newer one wrote; infinite where it does not say."""
+    try:
+        (oldest,) = db.execute("SELECT oldest FROM opening").fetchone() or (math.inf,)
+    except sqlite3.OperationalError:  # it has no such table
+        return math.inf
+    return oldest
 
 
 def new_stream_id() -> str:

@@ -156,7 +156,7 @@ class Versions:
     def _read(self) -> None:
         self._choice = launcher.read_choice(self._folder)
         self._complete = launcher.complete(self._folder)
-        self._sweep(self._kept())
+        self._sweep(self._kept() | self._complete)  # what is whole, and not tried yet, need not be made anew
 
     # --- the way of a version -----------------------------------------------------------------------------------
 

@@ -1,0 +1,169 @@
+"""A commit brings another agent: one that works stays, each that is bad makes way for the one before, told and refused.
+
+The launcher, the agent before and its tasks are the real ones, under a supervisor that does what systemd does; there is
+no container engine and no broker, for an agent is changed before the release is touched. The versions were put on the
+disk by the test, and are this checkout with one thing done to it: that real wheels are installed, is shown in
+tests/integration/agent/test_versions.py. All devices live at the same time, since most of it is waiting.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tests.faults.commits import Commits
+from tests.fixtures.agent import FLEET, Agent, Wiring, until
+from tests.fixtures.agent_versions import Installed, python_program, version
+from tests.fixtures.supervisor import Supervisor
+
+from metrica_agent import launcher
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from metrica_fleet.agent_versions import AgentVersion
+    from metrica_fleet.identity import CommitId
+    from metrica_fleet.records import Event
+
+NOTHING_LISTENS: Final = 9
+STARTED: Final = """
+import metrica_fleet
+metrica_fleet.__version__ = "2.0.0"
+{change}
+from metrica_agent.__main__ import main
+main()
+"""
+GIT_BROKEN: Final = """
+from metrica_agent.adapters.git import GitMirror
+from metrica_fleet.errors import NotNow
+async def head(self, url):
+    raise NotNow("nobody answers", reason="git-unreachable")
+GitMirror.head = head
+"""
+STOPPED: Final = """
+import os, signal, threading
+threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGSTOP)).start()
+"""
+BLOCKED: Final = """
+import metrica_agent.main, time
+async def block(*_):
+    time.sleep(600)
+metrica_agent.main._device = block
+"""
+BAD: Final[dict[str, tuple[str, str]]] = {
+    "crashes": ("import sys; sys.exit(1)", "not-steady"),
+    "hangs": (STOPPED, "not-steady"),
+    "blocks": (BLOCKED, "not-steady"),
+    "can not be imported": ("import a_module_that_nobody_has", "not-steady"),
+    "does not reach git": (GIT_BROKEN, "git-unreached"),
+}
+SETTINGS: Final = {
+    "guard": {"steady_s": 1.0, "blocked_s": 3.0},
+    "agent_update": {"trial_s": 8.0},
+    "compose": {"docker_host": "unix:///nonexistent"},
+}
+
+
+@dataclass
+class Device:
+    """A device whose agent was installed by hand, and whose launcher is started again and again."""
+
+    agent: Agent
+    installed: Installed
+    commits: Commits
+    wanted: AgentVersion
+
+    @classmethod
+    def made(cls, folder: Path, name: str, change: str) -> Device:
+        folder.mkdir()
+        commits = Commits(folder / "fleet.git")
+        wiring = Wiring(
+            device="pi-01",
+            project="none",
+            remotes=(str(folder / "fleet.git"),),
+            broker_port=NOTHING_LISTENS,
+            settings=SETTINGS,
+        )
+        installed = Installed(folder / "opt")
+        installed.put(launcher.BASE, python_program("from metrica_agent.__main__ import main\nmain()\n"))
+        wanted = version("2.0.0", salt=name)
+        installed.put(wanted.name, python_program(STARTED.format(change=change)))
+        device = cls(Agent(folder, wiring), installed, commits, wanted)
+        device.push({})
+        return device
+
+    def start(self, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        """Start the launcher, as systemd does."""
+        with self.agent.output.open("ab") as log:
+            return subprocess.Popen(
+                [*self.installed.command, "run", "--config", str(self.agent.config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+
+    def push(self, more: Mapping[str, str]) -> CommitId:
+        files = {
+            "fleet.toml": f'name = "{FLEET}"\n',
+            "devices/pi-01.toml": 'role = "camera"\n',
+            "roles/camera/compose.yaml": "services: {}\n",
+        }
+        return self.commits.push({**files, **more})
+
+    def want(self) -> CommitId:
+        """Push a commit that wants the other agent."""
+        listed = "".join(f"{wheel.sha256}  {wheel.name}\n" for wheel in self.wanted.wheels)
+        return self.push(
+            {
+                "fleet.toml": f'name = "{FLEET}"\n[agent]\nversion = "2.0.0"\n',
+                "agent/2.0.0/SHA256SUMS": listed,
+            }
+        )
+
+    def told(self, kind: str) -> Event:
+        return until(lambda: self.agent.told(kind), within_s=150, what=self.agent.story)[0]
+
+    def choice(self) -> launcher.Choice:
+        return launcher.read_choice(self.installed.versions)
+
+
+def test_an_agent_that_works_stays_and_each_that_is_bad_makes_way_for_the_one_before(tmp_path: Path) -> None:
+    changes = {"works": "", **{name: change for name, (change, _) in BAD.items()}}
+    devices = {name: Device.made(tmp_path / str(n), name, change) for n, (name, change) in enumerate(changes.items())}
+    with ExitStack() as stack:
+        for device in devices.values():
+            stack.enter_context(Supervisor(device.start, watchdog_s=10.0, restart_s=0.2))
+        wanted = {name: device.want() for name, device in devices.items()}
+        stays(devices["works"])
+        for name, (_, reason) in BAD.items():
+            made_way(devices[name], wanted[name], reason)
+
+
+def stays(device: Device) -> None:
+    event = device.told("agent.updated")
+    assert event.detail["version"] == "2.0.0"
+    assert [one.kind for one in device.agent.told("agent.update_started", "agent.update_refused")] == [
+        "agent.update_started"
+    ]
+    choice = device.choice()
+    assert (choice["steady"], choice["before"], choice["trial"]) == (device.wanted.name, launcher.BASE, None)
+    assert until(lambda: any(one.detail["version"] == "2.0.0" for one in device.agent.told("agent.started")))
+
+
+def made_way(device: Device, wanted: CommitId, reason: str) -> None:
+    event = device.told("agent.update_refused")
+    assert event.reason == reason, device.agent.story()
+    until(lambda: device.agent.memory().refusal_of(wanted), what=device.agent.story)
+    refusal = device.agent.memory().refusal_of(wanted)
+    assert refusal is not None
+    assert refusal.reason == f"agent-{reason}"
+    # The crashes of the other were not held against this one, and it is not tried again.
+    assert device.agent.memory().safe is None, device.agent.story()
+    assert len(device.agent.told("agent.update_started")) == 1
+    assert (device.choice().get("steady") or launcher.BASE, device.choice()["trial"]) == (launcher.BASE, None)
