@@ -156,21 +156,21 @@ VALIDATES: Final = """
 import sys
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
-print(JsonStrictValidator(SchemaVersion.V1_6).validate_str(sys.stdin.read()))
+judge, bom = JsonStrictValidator(SchemaVersion.V1_6), sys.stdin.read()
+for text in (bom, bom.replace('"library"', '"libary"')):
+    print(judge.validate_str(text) is None)
 """
 
 
 def test_a_list_is_cyclonedx_by_its_schema(built: Release) -> None:
-    bom = (built.folder / f"metrica-agent-{VERSION}.cdx.json").read_text()
-    for text, valid in ((bom, True), (bom.replace('"library"', '"libary"'), False)):
-        done = subprocess.run(
-            [Path(os.environ["METRICA_RELEASE"]) / "python", "-c", VALIDATES],
-            input=text,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert (done.stdout == "None\n") == valid, done.stdout
+    done = subprocess.run(
+        [Path(os.environ["METRICA_RELEASE"]) / "python", "-c", VALIDATES],
+        input=(built.folder / f"metrica-agent-{VERSION}.cdx.json").read_text(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["True", "False"]
 
 
 def pinned(file: Path) -> dict[tuple[str, str], set[str]]:

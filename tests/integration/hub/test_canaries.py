@@ -1,0 +1,139 @@
+"""Secrets that are planted wherever the hub is told one, and looked for in all that it says."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from tests.fixtures.broker import HOST, Broker, free_port
+from tests.fixtures.git_servers import http_server, repository
+from tests.fixtures.hub import Hub
+from tests.integration.hub.device import Device, event, new_stream, status
+from tests.integration.hub.waiting import until
+
+from metrica_hub import settings
+
+if TYPE_CHECKING:
+    from tests.fixtures.database import Database
+
+SECRET: Final = {"database.url", "git.url", "git.mirrors", "bus.password_file", "hub.key_file"}
+"""Keys of hub.toml that are a secret, have one in them, or name a file with one."""
+PLAIN: Final = {
+    *("fleet", "bus.host", "bus.username", "http.host", "http.proxies", "git.branch"),
+    *("metrics.netdata_address", "links.grafana"),
+}
+"""Keys with text that is none; Grafana's address is on every page, for every browser."""
+
+
+def texts(kind: type[msgspec.Struct], before: str = "") -> set[str]:
+    """Return the keys of a settings file whose value is text of any kind."""
+    found: set[str] = set()
+    for field in msgspec.structs.fields(kind):
+        parts = [field.type, *getattr(field.type, "__args__", ())]
+        section = next((one for one in parts if isinstance(one, type) and issubclass(one, msgspec.Struct)), None)
+        if section is not None:
+            found |= texts(section, f"{before}{field.name}.")
+        elif "str" in re.findall(r"\w+", str(field.type)):
+            found.add(f"{before}{field.name}")
+    return found
+
+
+def test_every_text_in_the_settings_is_known_to_be_a_secret_or_none() -> None:
+    assert texts(settings.Settings) == SECRET | PLAIN
+
+
+def canary(where: str) -> str:
+    return f"canary-{where}-{secrets.token_hex(8)}"
+
+
+async def test_no_secret_is_in_logs_answers_metrics_pages_or_errors(
+    broker: Broker, database: Database, tmp_path: Path
+) -> None:
+    planted = {where: canary(where) for where in ("database", "git", "mirror", "bus", "webhook")}
+    password = tmp_path / "bus_password"
+    password.write_text(planted["bus"])
+    fleet = repository(tmp_path)
+    fleet.commit({"fleet.toml": "name = 'a'"})
+    question = "&" if "?" in database.url else "?"
+    with http_server(fleet.root) as server:
+        own = {
+            "METRICA_HUB_LOG_LEVEL": "debug",
+            "METRICA_HUB_BUS_USERNAME": "hub",
+            "METRICA_HUB_BUS_PASSWORD_FILE": str(password),
+            "METRICA_HUB_GIT_URL": server.url(fleet).replace("://", f"://hub:{planted['git']}@"),
+            "METRICA_HUB_GIT_POLL_S": "0.2",
+            "METRICA_HUB_GIT_MIRRORS": f'["http://hub:{planted["mirror"]}@{HOST}:{free_port()}/fleet.git"]',
+            "METRICA_HUB_HTTP_ANONYMOUS": "none",
+        }
+        hub = Hub(f"{database.url}{question}password={planted['database']}", broker.port, settings=own)
+        with hub:
+            hub.wait_until_ready()
+            hub.shown = planted["token"] = hub.token("admin")
+            hook = {"url": f"https://{HOST}:1/{planted['webhook']}", "kinds": ["release.confirmed"]}
+            made = posted(hub, "/api/v1/webhooks", hook)
+            planted["webhook's secret"] = made["secret"]
+            planted["other token"] = posted(hub, "/api/v1/tokens", {"name": "other", "role": "viewer"})["token"]
+            async with Device("pi-01", broker.port) as device:
+                await device.is_present("online", 1)
+                await device.has_status(status("pi-01"))
+                await device.tell(event(new_stream(), 1, kind="release.confirmed"))
+                await until(lambda: len(hub.get("/api/v1/events").json["items"]) == 1)
+                posted(hub, "/api/v1/devices/pi-01/commands", {"verb": "restart", "arguments": {"service": "web"}}, 202)
+            await until(lambda: "webhook" in hub.log and "mirror" in hub.log)
+            await until(lambda: hub.get("/api/v1/head").json.get("commit"))
+            planted["key"] = line_of(hub.environment["METRICA_HUB_HUB_KEY_FILE"])
+            said = {path: hub.get(path).text for path in asked(hub)}
+            check = subprocess.run(  # noqa: ASYNC221 - nothing else goes on
+                [sys.executable, "-m", "metrica_hub", "check"],
+                env=hub.environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+            said["check"] = check.stdout + check.stderr
+            hub.stop()
+            said["log"] = hub.log
+        gone = dict(own) | {
+            "METRICA_HUB_DATABASE_URL": f"postgresql://hub:{planted['database']}@{HOST}:{free_port()}/x"
+        }
+        failed = subprocess.run(  # noqa: ASYNC221 - likewise
+            [sys.executable, "-m", "metrica_hub", "run"],
+            env=hub.environment | gone,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        said["error"] = failed.stdout + failed.stderr
+    assert "http.proxies" in said["check"]
+    assert "can't be used" in said["error"]
+    # Whom a webhook tells is shown to admins, who wrote it: the rest of the address is no secret of the hub's.
+    shown = {("/api/v1/webhooks", "webhook"), ("/api/v1/audit", "webhook")}
+    leaks = {(where, what) for where, text in said.items() for what, secret in planted.items() if secret in text}
+    assert leaks - shown == set()
+
+
+def posted(hub: Hub, path: str, body: Any, status: int = 201) -> Any:
+    answer = hub.get(path, {"Content-Type": "application/json"}, "POST", json.dumps(body))
+    assert answer.status == status, answer.text
+    return answer.json
+
+
+def line_of(key: str) -> str:
+    """Return a line from the middle of a private key."""
+    return Path(key).read_text(encoding="ascii").splitlines()[2]
+
+
+def asked(hub: Hub) -> list[str]:
+    """Return every address that can be looked at, with things that are there."""
+    paths: dict[str, Any] = hub.get("/api/v1/openapi.json").json["paths"]
+    api = [path for path, methods in paths.items() if "get" in methods and not path.endswith("/stream")]
+    filled = [path.replace("{device}", "pi-01").replace("{id}", "1") for path in api]
+    return [*filled, "/", "/events", "/rollouts", "/stop", "/devices/pi-01", "/login", "/api/v1/nothing"]
