@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from metrica_fleet.agent_versions import MAX_WHEELS, AgentPolicy
 from metrica_fleet.definition import (
     MAX_CHECKS,
     MAX_TAGS,
@@ -50,6 +51,7 @@ Made from src/metrica_fleet by `scripts/reference`; do not edit. A repository to
     roles/<role>/compose.yaml    an ordinary Compose file, and beside it whatever files it mounts
     roles/<role>/role.toml       optional: health of this role, its own checks, when it may be updated, priorities
     secrets/{{devices,tags,roles}}/<whose>/<name>.age    optional: values that only their devices can open
+    agent/<version>/SHA256SUMS   optional: the wheels of a version of the agent, as `sha256sum *.whl` prints them
 
 `metrica lint` reads it as a device does, and prints every problem as `file:line: what is wrong; what to do`. A device
 that meets a problem refuses the commit, says so in an event, and goes on running what it runs.
@@ -100,6 +102,18 @@ rollout falls into; the place is a hash of the commit and its id.
 [How to keep secrets in the repository](../how-to/secrets.md).
 
 {secrets}
+
+### [agent]
+
+Which version of the agent runs. It is changed before the commit's release, tried, and taken back where it is bad: then
+the commit is refused. The wheels of a version are listed in `agent/<version>/SHA256SUMS`, at most {max_wheels}, for all
+Pythons and processors of the fleet; they lie beside it, or at `source`. [How to](../how-to/agent-version.md).
+
+{agent}
+
+### [agent.tags]
+
+Tag = version, for devices that have that tag and name none of their own; of several the first in this table counts.
 """
 
 _DEVICE: Final = f"""
@@ -110,6 +124,7 @@ _DEVICE: Final = f"""
 | `role` | a name | required | Which folder of `roles/` the device runs. |
 | `tags` | a list of at most {MAX_TAGS} names | none | Words to choose devices by. |
 | `age` | {words_for(Recipient)} | none | The device's public key: its secrets are sealed to it. |
+| `agent` | a version like "1.4.0" | by `[agent]` | The version of the agent that this device runs. |
 | `[vars]` | a table | empty | Variables for `${{NAME}}` in the role's Compose file. |
 
 The name of a variable has letters, digits and `_`. Its value is text, a number or `true`/`false`; the Compose file gets
@@ -192,6 +207,8 @@ def fleet_repository() -> str:
         stage=keys(RolloutStage),
         secrets=keys(SecretPolicy),
         max_stages=MAX_STAGES,
+        max_wheels=MAX_WHEELS,
+        agent=keys(AgentPolicy),
     )
     page += _DEVICE + _ROLE
     page += _CHECKS

@@ -21,6 +21,8 @@ from metrica_agent.adapters.clock import Clock
 from metrica_agent.adapters.compose import Engine
 from metrica_agent.adapters.git.remote import Remote
 from metrica_agent.adapters.ledger import recent_decisions, recent_events, remembered
+from metrica_agent.adapters.versions import in_words as in_words_of_versions
+from metrica_agent.adapters.versions import told_by_the_launcher
 from metrica_agent.decisions.preflight import needs
 from metrica_agent.decisions.render import render
 from metrica_agent.decisions.standing import standing
@@ -54,6 +56,7 @@ def status(settings: Settings, _: argparse.Namespace) -> int:
     rows = [
         ("device", f"{settings.device} of fleet {settings.fleet}"),
         ("role", memory.role or "-"),
+        *_agent(path),
         ("mode", str(where.mode)),
         *([("stopped", in_words(memory.stop.obeyed))] if memory.stop and memory.stop.obeyed else []),
         ("wanted", f"{short(where.wanted)} {where.phase or ''}".rstrip() + _waits(memory)),
@@ -71,6 +74,14 @@ def status(settings: Settings, _: argparse.Namespace) -> int:
         when = event.at.strftime("%Y-%m-%d %H:%M:%SZ") if event.at else f"{event.uptime_s:.0f} s after boot"
         print(f"  {when}  {event.kind:<22} {event.message}")
     return 0 if memory.trial is None and memory.confirmed is not None and where.reason is None else 1
+
+
+def _agent(ledger: Path) -> list[tuple[str, str]]:
+    """Return which agent is started, and what the last decision saw of another that is wanted."""
+    launched = told_by_the_launcher(dict(os.environ))
+    rows = [] if launched is None else [("agent", in_words_of_versions(launched[0]))]
+    found = (decision.facts.get("agent") for _, decision in recent_decisions(ledger, 1))
+    return rows + [("its version", str(seen)) for seen in found if seen is not None]
 
 
 def _waits(memory: Memory) -> str:
@@ -180,6 +191,7 @@ async def _findings(settings: Settings) -> AsyncIterator[Found]:
     yield _room(Path(settings.state_dir))
     yield _clock()
     yield _memory_limits()
+    yield _agent_versions()
     async for found in _engine(settings):
         yield found
     if settings.git.require_signatures:
@@ -223,6 +235,17 @@ def _memory_limits() -> Found:
     return Found(
         "memory limits", "the memory cgroup is off: every limit in a Compose file is silently ignored", way_out
     )
+
+
+def _agent_versions() -> Found:
+    launched = told_by_the_launcher(dict(os.environ))
+    if launched is None:
+        says = "asked without the launcher (/opt/metrica/launcher.py check): which version it starts is not known here"
+        return Found("agent version", says)
+    folder, what = launched[0], "agent version"
+    if not os.access(folder, os.W_OK):
+        return Found(what, f"{folder} can't be written", "make it: versions that the fleet names are installed there")
+    return Found(what, in_words_of_versions(folder))
 
 
 async def _engine(settings: Settings) -> AsyncIterator[Found]:

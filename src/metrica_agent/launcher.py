@@ -279,7 +279,7 @@ def main() -> None:
     there = complete(versions)
     for name in [*(one for one in names if one in there), *_others(choice, there)]:
         with suppress(OSError):
-            become(versions, name, arguments, dict(os.environ))
+            become(versions, name, arguments, {**os.environ, VERSIONS: str(versions), STARTED: name})
     sys.exit(f"{versions.parent}: no agent is there that can be started; install one again")
 
 

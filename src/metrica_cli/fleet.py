@@ -98,11 +98,17 @@ def _wide(device: Json) -> tuple[str, ...]:
     vitals = _vitals(device)
     return (
         _tags(device),
-        _text(device, "agent_version"),
+        _agent_brief(device),
         _celsius(vitals.get("temperature_celsius")),
         _gib(vitals.get("disk_free_bytes")),
         _uptime(device),
     )
+
+
+def _agent_brief(device: Json) -> str:
+    """Return which agent runs, and where another is wanted, which: ``1.0.0→1.1.0``."""
+    runs, wanted = _text(device, "agent_version"), _known(device, "wanted_agent")
+    return runs if wanted is None or _known(device, "agent_reason") is None else f"{runs}→{wanted}"
 
 
 def _heat(device: Json) -> tuple[float, str]:
@@ -178,12 +184,25 @@ def _facts(device: Json, now: datetime, look: Look) -> list[tuple[str, str]]:
             f"{short(_known(device, 'wanted_commit'))} {look.marked(_text(device, 'phase')).text}".removesuffix(" -"),
         ),
         ("why", _why(device) or "-"),
-        ("agent", _text(device, "agent_version")),
+        ("agent", _agent(device)),
         ("disk free", _disk(vitals)),
         ("memory free", _gib(vitals.get("memory_available_bytes"))),
         ("temperature", _celsius(vitals.get("temperature_celsius"))),
         ("slowed by", _slowed(vitals)),
     ]
+
+
+def _agent(device: Json) -> str:
+    """Return which agent runs, and where another is wanted, which and why it does not."""
+    runs, wanted, reason = (
+        _text(device, "agent_version"),
+        _known(device, "wanted_agent"),
+        _known(device, "agent_reason"),
+    )
+    if wanted is None or reason is None:
+        return runs
+    message = _known(device, "agent_message")
+    return f"{runs}, wanted {wanted} ({reason}{f': {message}' if message else ''})"
 
 
 def _connection(device: Json, look: Look) -> Cell:

@@ -189,7 +189,8 @@ def judged(
     steady = now_s >= started_s + steady_s
     if steady and (git_reached or not trial.needs_git):
         return Verdict.CONFIRMED
-    end_s = trial.began_s + trial.within_s
+    # A machine that is slow to start an agent leaves it half of its time all the same.
+    end_s = max(trial.began_s + trial.within_s, started_s + trial.within_s / 2)
     if now_s >= end_s and steady:
         return Verdict.GIT_UNREACHED
     return Undecided(until_s=max(started_s + steady_s, now_s + 1.0) if not steady else end_s)

@@ -94,6 +94,11 @@ class DeviceState(msgspec.Struct, frozen=True, kw_only=True):
     """By which: order or git."""
     stop_done: bool | None = None
     """Whether all is done that the stop asks for."""
+    wanted_agent: str | None = None
+    """The version of the agent that its wanted commit names; ``None``: it names none."""
+    agent_reason: str | None = None
+    """Why another version runs; ``None``: the wanted one does."""
+    agent_message: str = ""
     change: Annotated[int, msgspec.Meta(ge=0)]
     """Rises with every change of this row, over all devices; a cursor and a version in one."""
     last_heard_ago_s: float | msgspec.UnsetType = msgspec.UNSET

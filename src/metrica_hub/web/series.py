@@ -96,6 +96,14 @@ def _info(device: DeviceState) -> _Sample:
     return _Sample(device.device, labels, 1)
 
 
+def _agent(device: DeviceState) -> _Sample | None:
+    """Return 1 where another agent runs than is wanted, with both, 0 where the wanted one does."""
+    if device.wanted_agent is None:
+        return None
+    versions = _label("agent_version", device.agent_version) + _label("wanted", device.wanted_agent)
+    return _Sample(device.device, _label("role", device.role) + versions, 0 if device.agent_reason is None else 1)
+
+
 def _release(device: DeviceState) -> _Sample | None:
     if device.release is None and device.commit is None:
         return None
@@ -157,6 +165,11 @@ _FAMILIES: Final = (
     ),
     _Family("metrica_device_last_seen_timestamp_seconds", "When the device was last heard.", _last_seen),
     _Family("metrica_device_info", "What the device is.", _info),
+    _Family(
+        "metrica_device_agent_differs",
+        "1 where another agent runs than the wanted commit names, 0 where that one does; absent where it names none.",
+        _agent,
+    ),
     _Family("metrica_device_release_info", "The confirmed release and commit of the device.", _release),
     _Family("metrica_device_mode", "The mode that the device is in.", _mode),
     _Family("metrica_device_reason", "Why the device is not where it should be; absent while it is.", _reason),

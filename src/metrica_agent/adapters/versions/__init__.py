@@ -312,6 +312,20 @@ def told_by_the_launcher(environment: MutableMapping[str, str]) -> tuple[Path, s
     return None if folder is None or running is None else (Path(folder), running)
 
 
+def in_words(folder: Path) -> str:
+    """Return, for people, which agent is started, which is on trial, and which was given up last and why."""
+    choice = launcher.read_choice(folder)
+    steady, trial = str(choice.get("steady") or launcher.BASE), _table(choice.get("trial")).get("name")
+    words = [version_of(steady) or "the one that was installed by hand"]
+    if trial is not None:
+        words.append(f"{version_of(str(trial))} is on trial")
+    refused = _tables(choice.get("refused"))
+    if refused:
+        last = refused[0]
+        words.append(f"{version_of(str(last.get('name')))} was given up ({last.get('reason')}): {last.get('message')}")
+    return "; ".join(words)
+
+
 def _table(value: object) -> dict[str, object]:
     return cast("dict[str, object]", value) if isinstance(value, dict) else {}
 

@@ -185,6 +185,9 @@ def _device(row: Row) -> DeviceState:
         stop_level=row["stop_level"],
         stop_source=row["stop_source"],
         stop_done=row["stop_done"],
+        wanted_agent=row["wanted_agent"],
+        agent_reason=row["agent_reason"],
+        agent_message=row["agent_message"] or "",
         change=row["change"],
     )
 

@@ -169,6 +169,9 @@ def _status_fields(new: NewStatus) -> Fields:
         "stop_level": stop.level if stop else None,
         "stop_source": stop.source if stop else None,
         "stop_done": stop.done if stop else None,
+        "wanted_agent": status.wanted_agent,
+        "agent_reason": status.agent_reason,
+        "agent_message": status.agent_message,
     }
 
 

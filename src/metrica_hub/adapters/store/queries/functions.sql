@@ -21,10 +21,12 @@ BEGIN
     INSERT INTO devices AS held
         (device, role, tags, mode, commit, release, wanted_commit, phase, reason, message, refused_commit,
         refused_reason, refused_message, status_at, status_boot_id, status_uptime_s, agent_version, stream,
-        last_seq, heartbeat_s, stop_number, stop_level, stop_source, stop_done)
+        last_seq, heartbeat_s, stop_number, stop_level, stop_source, stop_done, wanted_agent, agent_reason,
+        agent_message)
     SELECT device, role, tags, mode, commit, release, wanted_commit, phase, reason, message, refused_commit,
            refused_reason, refused_message, status_at, status_boot_id, status_uptime_s, agent_version, stream,
-           last_seq, heartbeat_s, stop_number, stop_level, stop_source, stop_done
+           last_seq, heartbeat_s, stop_number, stop_level, stop_source, stop_done, wanted_agent, agent_reason,
+           agent_message
     FROM jsonb_populate_recordset(null::devices, batch -> 'statuses')
     ON CONFLICT (device) DO UPDATE SET
         role = excluded.role,
@@ -50,6 +52,9 @@ BEGIN
         stop_level = excluded.stop_level,
         stop_source = excluded.stop_source,
         stop_done = excluded.stop_done,
+        wanted_agent = excluded.wanted_agent,
+        agent_reason = excluded.agent_reason,
+        agent_message = excluded.agent_message,
         change = nextval('device_changes')
     WHERE held.status_boot_id IS DISTINCT FROM excluded.status_boot_id
        OR excluded.status_uptime_s >= held.status_uptime_s;
