@@ -13,6 +13,7 @@ from scripts.generators.schemas import REF, anchor, documented, fields, title
 from metrica_fleet.codec import MAX_PAYLOAD_BYTES
 from metrica_fleet.commands import Command
 from metrica_fleet.gate import Gate
+from metrica_fleet.head import Vouched
 from metrica_fleet.identity import DeviceId, FleetId
 from metrica_fleet.stop import StopOrder
 from metrica_fleet.topics import CHANNELS, COMMANDS, GATE, STOP, Address, Channel, topic_of
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _SIGNED: Final[dict[Channel, type[msgspec.Struct]]] = {COMMANDS: Command, STOP: StopOrder, GATE: Gate}
 """What the signed texts say."""
+_INSIDE: Final = (Vouched,)
+"""What signed texts say that are a part of a message."""
 
 _HEAD: Final = f"""\
 # Topics and messages
@@ -37,6 +40,7 @@ hears it at once. `mosquitto/acl` says who may write and read what; a device's u
 
 *Signed* messages are a text and behind it OpenSSH's armoured signature of it (`ssh-keygen -Y sign`):
 [orders](../how-to/emergency-stop.md), [gates](../how-to/rollout-rules.md), [commands](../how-to/commands.md).
+So is what [Head](#type-head) has of [Vouched](#type-vouched).
 
 | topic | written by | retained | QoS | what |
 | --- | --- | --- | --- | --- |
@@ -51,11 +55,12 @@ def topics() -> str:
         for channel in CHANNELS
     ]
     kinds = {channel: MESSAGES.get(channel) or _SIGNED[channel] for channel in CHANNELS}
-    schemas, components = msgspec.json.schema_components(list(kinds.values()), ref_template=f"{REF}{{name}}")
+    all_kinds = [*kinds.values(), *_INSIDE]
+    schemas, components = msgspec.json.schema_components(all_kinds, ref_template=f"{REF}{{name}}")
     parts = [_HEAD + "\n".join(rows) + "\n"]
-    for channel, schema in zip(kinds, schemas, strict=True):
+    for channel, schema in zip(kinds, schemas[: len(kinds)], strict=True):
         parts.append(f"## Topic {channel.name}\n\n{_sentence(channel)}\n\nSays: {', '.join(_named(schema))}.\n")
-    known = _meanings(kinds.values())
+    known = _meanings(all_kinds)
     for name, schema in sorted(components.items()):
         if schema.get("properties"):
             parts.append(f"## Type {title(name)}\n\n{documented(schema)}\n\n{fields(schema, known.get(name, {}))}\n")

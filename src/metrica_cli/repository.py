@@ -16,7 +16,7 @@ from metrica_fleet import signers, stop
 from metrica_fleet.definition import DefinitionError, Fleet, whole_fleet
 from metrica_fleet.errors import Unusable
 from metrica_fleet.problems import Problem
-from metrica_fleet.signed import GATES, ORDERS
+from metrica_fleet.signed import GATES, HEADS, ORDERS
 from metrica_fleet.stop import Stop
 
 if TYPE_CHECKING:
@@ -109,11 +109,18 @@ def _unheeded(files: Mapping[str, bytes], fleet: Fleet, problems: list[Problem])
         return []
     missing = [] if fleet.rollout is None else [(GATES, "devices do not heed the gate of [rollout]; metrica key")]
     missing.append((ORDERS, "nobody can stop the fleet by an order"))
-    return [
+    unheeded = [
         f"{signers.FILE}: nobody may sign in the namespace {namespace}: {what}"
         for namespace, what in missing
         if not signers.who_may_sign(known, namespace, at=None)
     ]
+    hubs = [one for one in known if one.may_sign(GATES, at=None)]
+    if hubs and not any(one.may_sign(HEADS, at=None) for one in hubs):
+        unheeded.append(
+            f"{signers.FILE}: the line of {hubs[0].principals[0]} lacks the namespace {HEADS}: "
+            "devices can't tell whether they have the newest commit; metrica key"
+        )
+    return unheeded
 
 
 def _stops(files: Mapping[str, bytes]) -> tuple[Stop, ...]:

@@ -124,6 +124,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     """What it points at."""
     number: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
     """Rises with each change."""
+    signed: Annotated[str, msgspec.Meta(max_length=16384)] | None = None
+    """The same as a signed text (Vouched), for how long it may be believed; ``None`` from a hub that can't sign."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

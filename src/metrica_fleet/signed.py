@@ -1,4 +1,4 @@
-"""Signed texts: orders, gates and commands as they travel, the exact bytes that were signed and the signature behind.
+"""Signed texts: orders, gates, commands and heads as they travel, the bytes that were signed and the signature behind.
 
     $ ssh-keygen -Y sign -n metrica-order -f ~/.ssh/id_ed25519 order.json
     $ cat order.json order.json.sig
@@ -23,6 +23,8 @@ GATES: Final = "metrica-gate"
 """The namespace in which the hub signs how far a rollout's gate is open."""
 COMMANDS: Final = "metrica-command"
 """The namespace in which the hub signs commands."""
+HEADS: Final = "metrica-head"
+"""The namespace in which the hub signs where the branch is."""
 _BEGIN: Final = "-----BEGIN SSH SIGNATURE-----\n"
 _END: Final = "-----END SSH SIGNATURE-----"
 

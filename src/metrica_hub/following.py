@@ -146,6 +146,9 @@ def _house(git: Git, around: Around, rollouts: Rollouts) -> _House:
         mirror=Mirror(git.url, git.branch),
         store=Writer(around.writers),
         bus=around.bus,
+        signer=around.key,
+        now=_now,
+        now_s=time.monotonic,
         chance=around.chance,
         on_moved=examiner.wake,
     )

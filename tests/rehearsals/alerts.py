@@ -480,6 +480,7 @@ async def devices(stage: Stage) -> None:
         "pi-disk": ("MetricaDeviceDiskLow", {"vitals": Vitals(disk_total_bytes=32 * 10**9, disk_free_bytes=9 * 10**8)}),
         "pi-hot": ("MetricaDeviceHot", {"vitals": Vitals(temperature_celsius=83.0)}),
         "pi-weak": ("MetricaDeviceUndervoltage", {"vitals": Vitals(under_voltage=True, throttled=True)}),
+        "pi-stale": ("MetricaDeviceStale", {"reason": "stale", "message": "no Git remote gives that commit"}),
         "pi-clock": ("MetricaDeviceClock", {"vitals": Vitals(clock_synchronised=False)}),
     }
     for name, (alert, how) in said.items():

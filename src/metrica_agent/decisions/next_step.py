@@ -20,7 +20,18 @@ from typing import TYPE_CHECKING, assert_never
 
 from msgspec.structs import replace
 
-from metrica_agent.decisions import consent, drift, gating, obeying, remembering, repair, sparing, stopping, upgrading
+from metrica_agent.decisions import (
+    consent,
+    drift,
+    freshness,
+    gating,
+    obeying,
+    remembering,
+    repair,
+    sparing,
+    stopping,
+    upgrading,
+)
 from metrica_agent.decisions import strain as straining
 from metrica_agent.decisions import trial as judging
 from metrica_agent.decisions.lineage import HISTORY
@@ -91,7 +102,7 @@ def decide(observed: Observed, now_s: float) -> Choice:
         return stop
     if given is not None:
         return _ordered(observed, given, now_s)
-    strained = strained or gating.noted(observed)
+    strained = strained or gating.noted(observed) or freshness.noted(observed)
     if strained is not None:
         return strained
     if memory.trial is not None:

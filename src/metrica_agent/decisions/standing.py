@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from metrica_agent.decisions import stopping
 from metrica_agent.decisions import strain as straining
+from metrica_agent.decisions.freshness import STALE, Stale
 from metrica_agent.decisions.gating import GATE
 from metrica_agent.decisions.next_step import CONSENT, UNWELL
 from metrica_agent.decisions.steps import Choice
@@ -24,8 +25,21 @@ class Standing(Value, frozen=True, kw_only=True):
     message: str
 
 
-def standing(memory: Memory, candidate: Desired | Unacceptable | None, choice: Choice | None) -> Standing:
-    """Return where a device with this ``memory`` stands; ``choice`` is its last decision."""
+def standing(
+    memory: Memory,
+    candidate: Desired | Unacceptable | None,
+    choice: Choice | None,
+    *,
+    stale: Stale | None = None,
+) -> Standing:
+    """Return where a device with this ``memory`` stands.
+
+    Args:
+        memory: what it remembers.
+        candidate: what the remotes gave last.
+        choice: its last decision.
+        stale: why it can't know whether that is the newest commit.
+    """
     mode = _mode(memory)
     wanted = candidate.commit if candidate else memory.accepted
     stopped = memory.stop.obeyed if memory.stop is not None else None
@@ -50,6 +64,8 @@ def standing(memory: Memory, candidate: Desired | Unacceptable | None, choice: C
         )
     if phase is Phase.CONFIRMED and choice is not None and choice.rule == UNWELL:
         return Standing(mode=mode, wanted=wanted, phase=phase, reason="unwell", message=choice.why)
+    if phase is Phase.CONFIRMED and stale is not None:
+        return Standing(mode=mode, wanted=wanted, phase=phase, reason=STALE, message=stale.message)
     if phase is Phase.CONFIRMED:
         return Standing(mode=mode, wanted=wanted, phase=phase, reason=None, message="")
     why = choice.why if choice else "the agent has just started"

@@ -14,6 +14,7 @@ from metrica_agent.decisions.strain import Need
 from metrica_agent.decisions.trial import Watch
 from metrica_agent.decisions.world import (
     Desired,
+    HeadMark,
     Heard,
     Memory,
     Release,
@@ -131,6 +132,8 @@ class Observed(Value, frozen=True, kw_only=True):
     """The newest gate that this process heard and whose signature is good."""
     gate_heard_s: float | None = None
     """When the hub last said a gate, a new one or one again; ``None``: not since this process began."""
+    head: HeadMark | None = None
+    """The newest word of the hub about the branch whose signature is good."""
     began_s: float = 0.0
     """When this process began."""
     agents: AgentVersions | None = None

@@ -276,6 +276,16 @@ class Waiting(Value, frozen=True, kw_only=True):
     """Reasons that were said already."""
 
 
+class HeadMark(Value, frozen=True, kw_only=True):
+    """Where the hub said that the branch is, signed (metrica_fleet.head)."""
+
+    number: int
+    """Of that word; older ones are history."""
+    commit: CommitId
+    lifetime_s: float
+    """For how long such a word is good."""
+
+
 class Asking(Value, frozen=True, kw_only=True):
     """A commit that is to wait for the gate of its rollout, and how long the hub has been silent meanwhile."""
 
@@ -423,6 +433,8 @@ class Memory(Value, frozen=True, kw_only=True):
     """Services of the confirmed release that were stopped to spare the machine."""
     gate: Gate | None = None
     """The last word of the hub about rollouts: the one of the highest number."""
+    head: HeadMark | None = None
+    """What the hub vouched for, as it was when its commit was first named; ``None``: never anything."""
     asking: Asking | None = None
     arrived: CommitId | None = None
     """The commit whose trial brought ``confirmed``; ``None``: it was gone back to, or is older than this field."""

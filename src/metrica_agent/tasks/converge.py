@@ -64,6 +64,7 @@ from metrica_agent.tasks.ports import (
     Clock,
     Files,
     Gates,
+    Heads,
     Ledger,
     Machine,
     Orders,
@@ -125,6 +126,7 @@ class Convergence:
     stops: Stops
     gates: Gates
     agents: Agents
+    heads: Heads
     clock: Clock
     wake: Wake
     chance: Callable[[], float]
@@ -276,6 +278,7 @@ class Convergence:
             unwritten=self.unwritten > 0,
             gate=self.gates.heard,
             gate_heard_s=self.gates.heard_s,
+            head=self.heads.heard,
             began_s=self.started_s,
             altered=self.files.altered,
             offered=offered,

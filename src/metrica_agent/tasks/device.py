@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 import structlog
 
 from metrica_agent.decisions import starting, stopping, upgrading
-from metrica_agent.decisions.standing import standing
+from metrica_agent.decisions.standing import Standing, standing
 from metrica_agent.decisions.strain import SLOWER, in_words, rebased
 from metrica_agent.decisions.world import Desired, Release, Saying, Stamp, Stopped
 from metrica_agent.pulse import Pulse
@@ -22,6 +22,7 @@ from metrica_agent.tasks.converge import Convergence
 from metrica_agent.tasks.files import FilesTask
 from metrica_agent.tasks.gates import GateTask
 from metrica_agent.tasks.guard import GuardTask
+from metrica_agent.tasks.heads import HeadTask
 from metrica_agent.tasks.health import HealthTask, Vigil
 from metrica_agent.tasks.machine import MachineTask
 from metrica_agent.tasks.parts import Ledger, Parts
@@ -31,7 +32,7 @@ from metrica_agent.tasks.sync import Offer, SyncTask
 from metrica_agent.tasks.upgrade import UpgradeTask
 from metrica_agent.wake import Wake
 from metrica_fleet.errors import NotNow, Unusable
-from metrica_fleet.identity import short
+from metrica_fleet.identity import CommitId, short
 from metrica_fleet.messages import Head, Refusal, Status, StopStanding
 from metrica_fleet.records import Vitals
 from metrica_fleet.retry import full_jitter
@@ -52,6 +53,7 @@ PULSES_OF = {
     "orders": ("orders",),
     "stop": ("stop",),
     "gates": ("gates",),
+    "heads": ("heads",),
     "commands": ("commands",),
     "contact": ("contact",),
     "files": ("files",),
@@ -193,6 +195,20 @@ class _Device:
             on_heard=converge.nudge,
             pulse=pulses["gates"],
         )
+        self.heads = HeadTask(
+            fleet=parts.identity.fleet,
+            notary=parts.notary,
+            memory=lambda: self.convergence.memory,
+            wanted=self._given,
+            ledger=teller,
+            clock=parts.clock,
+            wake=Wake(now_s, pulses["heads"]),
+            chance=parts.chance,
+            poll_s=parts.pace.poll_s,
+            on_heard=converge.nudge,
+            on_change=report.nudge,
+            pulse=pulses["heads"],
+        )
         self.convergence = Convergence(
             device=parts.identity.device,
             boot_id=parts.clock.boot_id,
@@ -209,6 +225,7 @@ class _Device:
             stops=self.stop,
             gates=self.gates,
             agents=self.upgrade,
+            heads=self.heads,
             clock=parts.clock,
             wake=converge,
             chance=parts.chance,
@@ -285,6 +302,7 @@ class _Device:
             "orders": lambda: orders.run(self.convergence.wake.nudge),
             "stop": self.stop.run,
             "gates": self.gates.run,
+            "heads": self.heads.run,
             "commands": self.commands.run,
             "contact": self.contact.run,
             "upgrade": self.upgrade.run,
@@ -307,10 +325,14 @@ class _Device:
     def _in_words(self) -> str:
         """Return where the device stands, for ``systemctl status``."""
         memory = self.convergence.memory
-        where = standing(memory, self._offer.candidate, self.convergence.last_choice)
+        where = self._standing()
         runs = short(memory.confirmed.release) if memory.confirmed else "none"
         wanted = f"commit {short(where.wanted)} {where.phase or ''}" if where.wanted else "no commit known"
         return f"{where.mode}; release {runs}; {wanted}{f'; {where.message}' if where.message else ''}"
+
+    def _standing(self) -> Standing:
+        memory = self.convergence.memory
+        return standing(memory, self._offer.candidate, self.convergence.last_choice, stale=self.heads.stale)
 
     def has_crash_looped(self) -> bool:
         """Whether the device is in the safe mode of an agent that crash-looped."""
@@ -348,6 +370,7 @@ class _Device:
         """Decide anew; and what is wanted is part of the status, whether it may change anything or not."""
         self.convergence.heed()
         self.upgrade.wake.nudge()
+        self.heads.wake.nudge()
         self.report.wake.nudge()
 
     def _heard(self) -> None:
@@ -383,10 +406,15 @@ class _Device:
         candidate = self._offer.candidate
         if candidate is None or candidate.commit != head.commit:
             self.sync.wake.nudge()
+        self.heads.hear(head)
+
+    def _given(self) -> CommitId | None:
+        candidate = self._offer.candidate
+        return None if candidate is None else candidate.commit
 
     def _status(self) -> Status:
         memory, parts = self.convergence.memory, self._parts
-        where = standing(memory, self._offer.candidate, self.convergence.last_choice)
+        where = self._standing()
         last = memory.last_refused
         confirmed, candidate = memory.confirmed, self._offer.candidate
         agents = parts.versions.seen if parts.versions is not None else None

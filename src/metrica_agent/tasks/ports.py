@@ -14,6 +14,7 @@ from metrica_agent.decisions.world import (
     Decision,
     Deployed,
     Desired,
+    HeadMark,
     Heard,
     Memory,
     Release,
@@ -187,6 +188,13 @@ class Gates(Protocol):
     def heard(self) -> Gate | None: ...
     @property
     def heard_s(self) -> float | None: ...
+
+
+class Heads(Protocol):
+    """What the head task heard."""
+
+    @property
+    def heard(self) -> HeadMark | None: ...
 
 
 class Vigil(Protocol):

@@ -1,6 +1,6 @@
 """The hub's own key: an OpenSSH file, made by ``ssh-keygen`` when it is first needed, and used by it alone.
 
-It signs what the hub says by itself (gates, commands), and no operator's orders: no operator's key is ever here.
+It signs what the hub says by itself (gates, commands, heads), and no operator's orders: no operator's key is ever here.
 Devices believe it because the fleet repository's ``allowed_signers`` has its line; ``metrica-hub key`` prints that.
 """
 
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from metrica_fleet.errors import NotNow
-from metrica_fleet.signed import COMMANDS, GATES
+from metrica_fleet.signed import COMMANDS, GATES, HEADS
 
-NAMESPACES: Final = (GATES, COMMANDS)
+NAMESPACES: Final = (GATES, COMMANDS, HEADS)
 """What the hub's key is good for."""
 _PRINCIPAL: Final = "hub"
 _ANSWER_S: Final = 10.0

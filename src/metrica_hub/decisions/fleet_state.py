@@ -23,6 +23,7 @@ REASONS = (
     "ordered",
     "stopped",
     "unwell",
+    "stale",
     "disk-low",
     "disk-critical",
     "heat-warm",

@@ -63,11 +63,12 @@ _DEPLOYMENT: Final = {
     "pending": Word("◌", "pending", "busy"),
     "degraded": Word("▲", "degraded", "warn"),
     "held": Word("▮", "held", "warn"),
+    "stale": Word("◷", "stale", "warn"),
     "confirmed": Word("✔", "confirmed", "good"),
 }
 _UNKNOWN: Final = Word("·", "nothing yet", "off")
 
-_ATTENTION: Final = frozenset({"halted", "safe", "rolling-back", "degraded", "held"})
+_ATTENTION: Final = frozenset({"halted", "safe", "rolling-back", "degraded", "held", "stale"})
 _MODES_FIRST: Final = frozenset({"halted", "safe", "rolling-back"})
 
 
@@ -137,13 +138,15 @@ def view_of(device: DeviceState) -> DeviceView:
 
 
 def deployment_of(device: DeviceState) -> str:
-    """Return the one word that says most: a mode that outranks everything, else the phase, else the mode."""
+    """Return the one word that says most: a mode that outranks everything, else the phase, the mode, or a doubt."""
     if device.mode in _MODES_FIRST:
         return device.mode or ""
     if device.phase in {"refused", "trial", "staged", "preflighted", "pending"}:
         return device.phase or ""
     if device.mode in {"trial", "degraded", "held"}:
         return device.mode or ""
+    if device.reason == "stale":
+        return "stale"
     return "confirmed" if device.commit is not None else ""
 
 
@@ -170,8 +173,8 @@ def shown_of(device: DeviceState) -> tuple[str, ...]:
         shown.append("online" if device.connection == "online" else "offline")
     if key in {"trial", "staged", "preflighted", "pending"}:
         shown.append("trial")
-    elif key in SHOWN:
-        shown.append(key)
+    elif key in SHOWN or key == "stale":  # what is confirmed stays so, be it the newest or not
+        shown.append("confirmed" if key == "stale" else key)
     if device.stop_level is not None:
         shown.append("stopped")
     return tuple(shown)

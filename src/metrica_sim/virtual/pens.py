@@ -8,7 +8,7 @@ from typing import Final
 from metrica_fleet.errors import Unusable
 from metrica_fleet.signed import Signed
 
-OPERATORS: Final = "alice bob metrica-gate:hub metrica-command:hub"
+OPERATORS: Final = "alice bob metrica-gate:hub metrica-command:hub metrica-head:hub"
 """Who may sign what, as the devices' own files have it."""
 
 

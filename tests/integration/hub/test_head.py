@@ -55,7 +55,8 @@ async def test_a_push_is_told_with_a_rising_number_and_again_to_a_broker_that_fo
         first = fleet.commit({"fleet.toml": "name = 'a'"})
         with Hub(database.url, broker.port, settings=git) as hub:
             hub.wait_until_ready()
-            assert await until_head(broker, first) == Head(branch="main", commit=first, number=1)
+            told = await until_head(broker, first)
+            assert (told.branch, told.commit, told.number) == ("main", first, 1)
             second = fleet.commit({"fleet.toml": "name = 'b'"})
             assert (await until_head(broker, second)).number == 2
             broker.restart(keep_disk=False)

@@ -177,6 +177,11 @@ ROLLOUT = '\n[rollout]\n\n[[rollout.stages]]\nname = "all"\nshare = 1.0\n'
             ["metrica-gate: devices do not heed the gate of [rollout]; metrica key"],
         ),
         (ROLLOUT, f'ada@example.org {KEY}\nhub namespaces="metrica-gate,metrica-command" {KEY}\n', []),
+        (
+            ROLLOUT,
+            f'ada@example.org namespaces="git,metrica-order" {KEY}\nhub namespaces="metrica-gate" {KEY}\n',
+            ["lacks the namespace metrica-head: devices can't tell whether they have the newest commit; metrica key"],
+        ),
     ],
 )
 def test_what_devices_would_not_heed_is_noted(

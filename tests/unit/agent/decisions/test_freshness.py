@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from tests.unit.agent.decisions.worlds import observed
+
+from metrica_agent.decisions import freshness
+from metrica_agent.decisions.freshness import Stale, Word
+from metrica_agent.decisions.steps import Settle
+from metrica_agent.decisions.world import HeadMark, Memory
+from metrica_fleet.head import LIFETIME_S, Vouched
+from metrica_fleet.identity import CommitId
+
+C1, C2 = CommitId("1" * 40), CommitId("2" * 40)
+MARK = HeadMark(number=7, commit=C1, lifetime_s=LIFETIME_S)
+BEGAN_S, HEARD_S = 50.0, 100.0
+NAMED = Word(mark=MARK, heard_s=HEARD_S, since_s=HEARD_S)
+GIVEN = replace(NAMED, given=True)
+POLL_S = 60.0
+PATIENCE_S = 3 * POLL_S + 30
+
+
+def reason(word: Word | None, remembered: HeadMark | None, now_s: float) -> str | None:
+    stale = freshness.staleness(word, remembered, began_s=BEGAN_S, poll_s=POLL_S, now_s=now_s)
+    return stale.reason if stale is not None else None
+
+
+@pytest.mark.parametrize(
+    ("word", "remembered", "now_s", "expected"),
+    [
+        # Nobody ever vouched: an older hub, or one whose key is not believed.
+        (None, None, 1e9, None),
+        # Named, and on its way for a while.
+        (NAMED, None, HEARD_S + PATIENCE_S - 1, None),
+        (NAMED, None, HEARD_S + PATIENCE_S, "head-held-back"),
+        (GIVEN, None, HEARD_S + PATIENCE_S, None),
+        # Said again, and still not given: it counts from when it was named first.
+        (replace(NAMED, heard_s=HEARD_S + 500), None, HEARD_S + 501, "head-held-back"),
+        # The hub is silent.
+        (GIVEN, None, HEARD_S + LIFETIME_S - 1, None),
+        (GIVEN, None, HEARD_S + LIFETIME_S, "head-unheard"),
+        (NAMED, None, HEARD_S + LIFETIME_S, "head-unheard"),
+        # After a restart nothing was heard yet, of a hub that once vouched.
+        (None, MARK, BEGAN_S + LIFETIME_S - 1, None),
+        (None, MARK, BEGAN_S + LIFETIME_S, "head-unheard"),
+        (GIVEN, MARK, BEGAN_S + LIFETIME_S, None),
+    ],
+)
+def test_a_device_is_stale_when_the_hub_is_silent_or_names_what_no_remote_gives(
+    word: Word | None, remembered: HeadMark | None, now_s: float, expected: str | None
+) -> None:
+    assert reason(word, remembered, now_s) == expected
+
+
+marks = st.builds(HeadMark, number=st.integers(1, 9), commit=st.sampled_from([C1, C2]), lifetime_s=st.floats(1, 10_000))
+words = st.builds(
+    Word, mark=marks, heard_s=st.floats(BEGAN_S, 10_000), since_s=st.floats(BEGAN_S, 10_000), given=st.booleans()
+)
+
+
+@given(st.none() | words, st.none() | marks, st.floats(10_000, 20_000), st.floats(0, 1))
+def test_the_answer_changes_by_time_alone_only_when_it_is_due(
+    word: Word | None, remembered: HeadMark | None, now_s: float, share: float
+) -> None:
+    due_s = freshness.due_s(word, remembered, began_s=BEGAN_S, poll_s=POLL_S, now_s=now_s)
+    later_s = now_s + 1e6 if due_s is None else now_s + share * (due_s - now_s)
+    if due_s is None or later_s < due_s:
+        assert reason(word, remembered, now_s) == reason(word, remembered, later_s)
+
+
+def vouched(commit: CommitId, number: int) -> Vouched:
+    at = datetime(2027, 3, 1, tzinfo=UTC)
+    return Vouched(fleet="demo", number=number, issued_at=at, branch="main", commit=commit, lifetime_s=LIFETIME_S)
+
+
+def test_a_word_said_again_lives_longer_and_another_commit_begins_anew() -> None:
+    again = freshness.after(GIVEN, vouched(C1, 8), 900.0)
+    assert again == replace(GIVEN, mark=replace(MARK, number=8), heard_s=900.0)
+    other = freshness.after(GIVEN, vouched(C2, 8), 900.0)
+    assert (other.since_s, other.given) == (900.0, False)
+    # One that was given once holds nobody back, whatever the remotes give now.
+    assert freshness.looked_at(NAMED, C1) == GIVEN
+    assert freshness.looked_at(GIVEN, C2) == GIVEN
+    assert freshness.looked_at(NAMED, C2) == NAMED
+    assert freshness.looked_at(None, C2) is None
+
+
+def test_a_change_is_told_once_and_its_end_too() -> None:
+    silent = Stale(reason="head-unheard", message="long ago", commit=C1)
+    held = Stale(reason="head-held-back", message="another", commit=C2)
+    assert freshness.to_tell(None, None) is None
+    told = freshness.to_tell(None, silent)
+    assert told is not None
+    assert (told.kind, told.reason, told.commit) == ("head.stale", "head-unheard", C1)
+    assert freshness.to_tell(silent, replace(silent, message="longer ago")) is None
+    assert freshness.to_tell(silent, held) is not None
+    fresh = freshness.to_tell(held, None)
+    assert fresh is not None
+    assert fresh.kind == "head.fresh"
+
+
+def test_what_the_hub_vouched_for_is_written_down_once_for_each_commit() -> None:
+    def noted(memory: Memory, heard: HeadMark | None) -> Memory | None:
+        choice = freshness.noted(observed(memory, head=heard))
+        if choice is None:
+            return None
+        assert isinstance(choice.step, Settle)
+        return choice.step.memory
+
+    assert noted(Memory(), None) is None
+    assert noted(Memory(), MARK) == Memory(head=MARK)
+    assert noted(Memory(head=MARK), replace(MARK, number=8)) is None
+    assert noted(Memory(head=MARK), HeadMark(number=8, commit=C2, lifetime_s=9)) is not None
+    assert noted(Memory(head=MARK), HeadMark(number=6, commit=C2, lifetime_s=9)) is None
