@@ -8,6 +8,7 @@ import subprocess
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+import pyrage
 import pytest
 
 from metrica_cli.main import main
@@ -89,6 +90,26 @@ def test_a_device_is_compared_between_two_commits(fleet: Path, capsys: pytest.Ca
     (fleet / "devices/pi-01.toml").write_text('rol = "web"\n')
     assert main(["diff", "pi-01", "-C", str(fleet)]) == 1
     assert capsys.readouterr().err.startswith("error: pi-01 would refuse it: ")
+
+
+def test_a_secret_restarts_its_readers_on_the_devices_that_it_is_for_and_one_that_is_missing_is_said(
+    fleet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading = COMPOSE.replace('"./site:/srv:ro"', '"./site:/srv:ro", "${METRICA_SECRETS}/wifi:/wifi:ro"')
+    (fleet / "roles/web/compose.yaml").write_text(reading)
+    assert {one["reason"] for one in planned(fleet, capsys, code=1).values()} == {"secret-missing"}
+    for number in (1, 2):
+        key = pyrage.x25519.Identity.generate().to_public()
+        (fleet / f"devices/pi-0{number}.toml").write_text(f'role = "web"\nage = "{key}"\n[vars]\nWHO = "x"\n')
+        (fleet / "value").write_text("hunter2")
+        assert main(["secret", "set", "wifi", "--role", "web", "-C", str(fleet), "--file", str(fleet / "value")]) == 0
+    (fleet / "value").unlink()
+    git(fleet, "add", "--all")
+    git(fleet, "commit", "--quiet", "--message", "reads a secret")
+    (fleet / "value").write_text("another")
+    main(["secret", "set", "wifi", "--device", "pi-02", "-C", str(fleet), "--file", str(fleet / "value")])
+    found = planned(fleet, capsys)
+    assert {name: one["restarts"] for name, one in found.items()} == {"pi-01": [], "pi-02": ["web"]}
 
 
 @pytest.mark.parametrize(

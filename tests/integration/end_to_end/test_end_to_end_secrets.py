@@ -17,10 +17,9 @@ from tests.integration.end_to_end.device import Device
 from tests.integration.end_to_end.private_engine import PrivateEngine
 
 from metrica_cli.main import main
-from metrica_fleet.identity import short
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Iterator, Mapping
 
     from tests.fixtures.broker import Broker
     from tests.fixtures.git_servers import GitHttpServer
@@ -120,7 +119,7 @@ class Keeper:
 
 
 @contextmanager
-def keeper(device: Device, folder: Path, **more: Any) -> Iterator[Keeper]:
+def keeper(device: Device, folder: Path, **more: Any) -> Generator[Keeper]:
     """Give the device a key, and a folder in memory."""
     memory = Path(tempfile.mkdtemp(prefix="metrica-", dir="/dev/shm")) / "secrets"
     operator = folder / "operator.age"
@@ -143,10 +142,9 @@ def test_a_secret_is_read_by_its_readers_restarts_them_alone_and_is_on_no_disk(d
         assert keeping.read() == dict.fromkeys(WHERE, FIRST)
         before, release = device.containers(), device.current()
 
-        # Sealed anew, for another device, and in another device's place: nothing of that concerns this one.
-        again = device.deploy(keeping.rekeys())
-        assert (device.current(), device.containers()) == (release, before)
-        device.deploy(keeping.sets(SECOND, "--device", "other"))
+        # Sealed anew, and in another device's place: nothing of that concerns this one.
+        keeping.sets(SECOND, "--device", "other")
+        device.deploy(keeping.rekeys())
         assert (device.current(), device.containers()) == (release, before)
 
         # Another value restarts who reads it.
@@ -155,16 +153,12 @@ def test_a_secret_is_read_by_its_readers_restarts_them_alone_and_is_on_no_disk(d
         after = device.containers()
         assert {name for name in before if before[name] != after[name]} == set(WHERE)
         assert keeping.leaks(FIRST, SECOND) == []
-        assert short(again)
 
         # What can't be opened is refused, and what runs, runs on.
         path = "secrets/tags/roof/wifi.age"
         stranger = pyrage.encrypt(b"x", [pyrage.x25519.Identity.generate().to_public()], armored=True)
-        for content, reason in ((stranger, "secret-unreadable"), (b"no age file", "secret-unreadable")):
-            told = device.refused(device.push({path: content}))
-            assert (told.reason, path in told.message, "\n" in told.message) == (reason, True, False)
-        told = device.refused(device.push({path: None}))
-        assert told.reason == "secret-missing"
+        told = device.refused(device.push({path: stranger}))
+        assert (told.reason, path in told.message, "\n" in told.message) == ("secret-unreadable", True, False)
         assert device.containers() == after
 
 

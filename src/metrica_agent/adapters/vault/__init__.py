@@ -12,7 +12,7 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, assert_never
 
 import msgspec
 
@@ -35,6 +35,7 @@ _BIRTH: Final = (
 )
 _SOURCES: Final = str(Path(__file__).resolve().parents[3])
 _TOLD_CHARACTERS: Final = 300
+_DECODER: Final[msgspec.msgpack.Decoder[Answer]] = msgspec.msgpack.Decoder(Answer)
 
 
 class Vault:
@@ -105,13 +106,21 @@ class Vault:
         if code != 0:
             last = complaint.decode("utf-8", "replace").strip().rpartition("\n")[2]
             raise Ours(f"opening secrets failed with code {code}: {last[:_TOLD_CHARACTERS]}", reason="vault-failed")
-        match msgspec.msgpack.decode(told, type=Answer):
+        try:
+            answer = _DECODER.decode(told)
+        except msgspec.DecodeError as error:
+            raise Ours(
+                f"the child that opens secrets answered with no answer: {error}", reason="vault-failed"
+            ) from error
+        match answer:
             case NotNowAnswer(reason=reason, message=message):
                 raise NotNow(message, reason=reason)
             case UnusableAnswer(reason=reason, message=message):
                 raise Unusable(message, reason=reason)
-            case Opened() as opened:
-                return opened
+            case Opened():
+                return answer
+            case _:
+                assert_never(answer)
 
 
 def _sealed_in(folder: Path) -> tuple[Sealed, ...]:
