@@ -113,6 +113,7 @@ class FleetPage:
         self._live = live
         self._doubts = doubts
         self._bars: dict[Day, str] = {}
+        self._views: dict[str, tuple[int, DeviceView]] = {}
         self._rows: dict[tuple[str, str], tuple[int, str, Day | None, str]] = {}
 
     def routes(self) -> tuple[Route, ...]:
@@ -179,7 +180,7 @@ class FleetPage:
         """Return the rows under their headings, those with problems first."""
         groups: dict[str, list[tuple[str, str]]] = {}
         for device in devices:
-            view = view_of(device)
+            view = self._view(device)
             order = choice.order(view)
             groups.setdefault(choice.group(view, look), []).append((order, self._row(look, device, view, order)))
         return [(group, [html for _, html in sorted(rows)]) for group, rows in sorted(groups.items())]
@@ -187,10 +188,16 @@ class FleetPage:
     def _frame_of(self, choice: Choice, look: Look, device: DeviceState) -> str:
         if not choice.meets(device):
             return json_text({"name": device.device})
-        view = view_of(device)
+        view = self._view(device)
         order = choice.order(view)
         html = self._row(look, device, view, order)
         return json_text({"name": view.name, "group": choice.group(view, look), "order": order, "html": html})
+
+    def _view(self, device: DeviceState) -> DeviceView:
+        known = self._views.get(device.device)
+        if known is None or known[0] != device.change:
+            known = self._views[device.device] = device.change, view_of(device)
+        return known[1]
 
     def _row(self, look: Look, device: DeviceState, view: DeviceView, order: str) -> str:
         template = look.template(view)

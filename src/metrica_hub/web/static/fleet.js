@@ -17,7 +17,7 @@
   const listOf = (group) => document.querySelector(`#groups [data-group="${CSS.escape(group)}"]`);
 
   // A row of a table can't stand alone in a template's content without a table around it in old browsers; here it can.
-  const said = (row) => row.querySelector(".deployment")?.textContent;
+  const said = (row) => row.querySelector(".deployment")?.textContent ?? row.getAttribute("aria-label");
 
   const count = (list) => {
     const size = list?.closest("section")?.querySelector(".size");
