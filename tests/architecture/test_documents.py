@@ -20,6 +20,7 @@ import metrica_hub.settings
 from metrica_agent import command_line
 from metrica_cli.main import app
 from metrica_fleet.configuration import sections_of, variable
+from metrica_fleet.definition import AgentPolicy, SecretPolicy
 from metrica_fleet.policies import HealthPolicy, Limits, RolloutPolicy, UpdatePolicy
 from metrica_fleet.records import EVENT_KINDS
 from metrica_hub import main as hub_main
@@ -242,7 +243,14 @@ def places(kind: type[msgspec.Struct]) -> Iterator[tuple[str, ...]]:
 
 def test_every_key_of_a_settings_file_is_one() -> None:
     there = {*places(metrica_agent.settings.Settings), *places(metrica_hub.settings.Settings), ("vars",)}
-    tables = {"health": HealthPolicy, "limits": Limits, "rollout": RolloutPolicy, "update": UpdatePolicy}
+    tables = {
+        "health": HealthPolicy,
+        "limits": Limits,
+        "rollout": RolloutPolicy,
+        "update": UpdatePolicy,
+        "secrets": SecretPolicy,
+        "agent": AgentPolicy,
+    }
     for table, kind in tables.items():
         there |= {(table,), *((table, field.name) for field in msgspec.structs.fields(kind))}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 HOUSE = Path(__file__).resolve().parents[2]
 REGISTRIES = re.compile(
-    r"--(?:extra-)?index-url|--find-links|--trusted-host|https?://[^\s\"']*/simple\b|artifactory|files\.pythonhosted\.org",
+    r"--(?:extra-)?index-url|--find-links\b.*https?:|--trusted-host|https?://[^\s\"']*/simple\b|artifactory|files\.pythonhosted\.org",
     re.IGNORECASE,
 )
 MACHINE_PATHS = re.compile(r"(?<![\w/])/(?:work|root|home/\w+|Users/\w+)/")
