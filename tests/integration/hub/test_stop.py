@@ -163,7 +163,7 @@ async def test_an_order_that_nobody_signed_who_may_is_refused_at_once_and_relaye
 
         async def reads(signers: str | None) -> str:
             commit = fleet.commit({**files, "allowed_signers": signers})
-            await until(lambda: (hub.get("/api/v1/head").json or {}).get("read_commit") == commit)
+            await until(lambda: hub.get("/api/v1/head").json.get("read_commit") == commit)
             return commit[:8]
 
         def give(payload: bytes) -> Answer:
