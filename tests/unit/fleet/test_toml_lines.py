@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import time
 from contextlib import suppress
 from textwrap import dedent
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from metrica_fleet.toml_lines import Document, NotTomlError, dotted
 
+PART = 4 if os.environ.get("METRICA_QUICK") else 1
+"""Of the largest files: what grows faster than they do shows there, too."""
 TEXT = """\
 top = 1
 
@@ -108,10 +111,10 @@ def test_a_line_separator_of_unicode_is_no_new_line() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "x = '''\n" + "line of text\n" * 18_000 + "'''\nlast = 1\n",
-        "x = [\n" + "1,\n" * 80_000 + "]\nlast = 1\n",
-        "".join(f"k{number} = {{ a = 1 }}\n" for number in range(13_000)),
-        "[" + "a." * 1000 + "a]\n" + "".join(f"b{number}.c = 1\n" for number in range(15_000)),
+        "x = '''\n" + "line of text\n" * (18_000 // PART) + "'''\nlast = 1\n",
+        "x = [\n" + "1,\n" * (80_000 // PART) + "]\nlast = 1\n",
+        "".join(f"k{number} = {{ a = 1 }}\n" for number in range(13_000 // PART)),
+        "[" + "a." * 1000 + "a]\n" + "".join(f"b{number}.c = 1\n" for number in range(15_000 // PART)),
         "x = [\n" + "[\n" * 80 + "]\n" * 80 + "]\n",
     ],
 )

@@ -43,6 +43,8 @@ def test_a_supervisor_that_does_not_listen_is_not_waited_for(tmp_path: Path) -> 
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
         deaf.bind(str(tmp_path / "deaf"))
         supervisor = Supervisor(str(tmp_path / "deaf"), None)
-        answers = [supervisor.feed() for _ in range(100_000)]
-    assert answers[0]
-    assert not answers[-1]
+        taken = 0
+        while supervisor.feed():
+            taken += 1
+            assert taken < 100_000
+    assert taken

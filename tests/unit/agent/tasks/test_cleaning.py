@@ -119,7 +119,7 @@ class Machine:
         return memory
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=settings().max_examples // 4)
 @given(
     st.lists(
         st.tuples(st.frozensets(st.sampled_from(IMAGES[:-1]), min_size=1, max_size=3), st.booleans()),
