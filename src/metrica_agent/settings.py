@@ -47,6 +47,9 @@ class GitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     allowed_signers_file: str = "/etc/metrica/allowed_signers"
     """Whom the device trusts first; from then on the fleet repository's own file counts, changed by signed commits."""
 
+    def __repr__(self) -> str:
+        return "GitSettings(***)"
+
 
 class BusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the broker is. Without one the device works on and keeps what it has to say."""

@@ -45,6 +45,9 @@ class Credentials(msgspec.Struct, frozen=True):
 
     tokens: dict[str, str] = {}
 
+    def __repr__(self) -> str:
+        return f"Credentials({sorted(self.tokens)})"
+
 
 class Target(msgspec.Struct, frozen=True):
     """The hub to ask, and by which token."""

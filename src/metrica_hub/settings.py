@@ -86,6 +86,9 @@ class Git(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     mirrors: Annotated[tuple[Text, ...], msgspec.Meta(max_length=8)] = ()
     """Where the devices find the branch when ``url`` is gone; ``/metrics`` says how far each is behind."""
 
+    def __repr__(self) -> str:
+        return "Git(***)"
+
 
 class Webhooks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[webhooks]``: where events are told to."""

@@ -1,6 +1,7 @@
-"""Secrets are compared in a time that does not tell where they differ: by ``hmac.compare_digest``, never by ``==``.
+"""Secrets are compared in a time that does not tell where they differ, and no value that holds one shows it.
 
-Looked for by name. A digest of a file or a release is no secret: whoever it is compared for knows it.
+By ``hmac.compare_digest``, never by ``==``. Looked for by name. A digest of a file or a release is no secret: whoever
+it is compared for knows it.
 """
 
 from __future__ import annotations
@@ -74,3 +75,39 @@ def test_what_would_be_wrong_is_found_and_what_is_not_is_left() -> None:
         assert list(found(ast.parse(text))), text
     for text in right:
         assert not list(found(ast.parse(text))), text
+
+
+# --- nor shown --------------------------------------------------------------------------------------------------------
+
+HOLDS: Final = re.compile(r"(^|_)(token|secret|password)s?$")
+
+
+def showing(tree: ast.Module) -> Iterator[str]:
+    """Yield the classes with a field of text that is called as secrets are, and a repr that would show it."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ClassDef) or any(
+            isinstance(one, ast.FunctionDef) and one.name == "__repr__" for one in node.body
+        ):
+            continue
+        for field in node.body:
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                is_text = re.search(r"\b(str|bytes|Text)\b", ast.unparse(field.annotation)) is not None
+                hidden = field.value is not None and "repr=False" in ast.unparse(field.value)
+                if HOLDS.search(field.target.id) and is_text and not hidden:
+                    yield f"{node.name}.{field.target.id}"
+
+
+def test_no_value_that_holds_a_secret_shows_it() -> None:
+    there = {
+        (path.relative_to(HOUSE).as_posix(), one)
+        for path in sorted((HOUSE / "src").rglob("*.py"))
+        for one in showing(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert there == set()
+
+
+def test_a_value_that_would_show_its_secret_is_found() -> None:
+    shown = "class A:\n    bus_password: bytes | None = None\n"
+    assert list(showing(ast.parse(shown))) == ["A.bus_password"]
+    assert not list(showing(ast.parse(shown + "    def __repr__(self): ...")))
+    assert not list(showing(ast.parse("class A:\n    token: str = field(repr=False)\n    tokens: float = 20.0")))

@@ -60,6 +60,9 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
     failing_s: float
     """For so long."""
 
+    def __repr__(self) -> str:
+        return f"Listener({self.id}, {self.url!r})"
+
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
     """What follows from a failure."""

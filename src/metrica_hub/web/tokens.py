@@ -69,6 +69,9 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     known: Token
 
+    def __repr__(self) -> str:
+        return f"Given({self.known!r})"
+
 
 class WhoAmI(msgspec.Struct, frozen=True, kw_only=True):
     """Who asks, of which fleet's hub."""

@@ -74,6 +74,9 @@ class Agreed(msgspec.Struct, frozen=True, kw_only=True):
     secret: str
     known: Webhook
 
+    def __repr__(self) -> str:
+        return f"Agreed({self.known!r})"
+
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a message that was sent to try a webhook."""
