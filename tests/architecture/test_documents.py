@@ -243,7 +243,7 @@ def places(kind: type[msgspec.Struct]) -> Iterator[tuple[str, ...]]:
 
 def test_every_key_of_a_settings_file_is_one() -> None:
     there = {*places(metrica_agent.settings.Settings), *places(metrica_hub.settings.Settings), ("vars",)}
-    tables = {
+    tables: dict[str, type[msgspec.Struct]] = {
         "health": HealthPolicy,
         "limits": Limits,
         "rollout": RolloutPolicy,

@@ -44,6 +44,22 @@ def test_systemd_understands_every_line_of_a_drop_in(tmp_path: Path, unit: str, 
     assert "StartLimitIntervalSec=0" in text  # nobody can reach the site
 
 
+def test_secrets_are_opened_before_the_engine_starts_by_a_unit_that_keeps_it_from_nothing(tmp_path: Path) -> None:
+    program = tmp_path / "metrica-agent"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    text = (DEVICE / "metrica-secrets.service").read_text()
+    unit = tmp_path / "metrica-secrets.service"
+    unit.write_text(text.replace("/opt/metrica/agent/bin/metrica-agent", str(program)))
+    verified = run("systemd-analyze", "verify", unit)
+    assert (verified.returncode, verified.stderr) == (0, "")
+    assert "\nBefore=docker.service\n" in text
+    assert "\nWantedBy=docker.service\n" in text  # and not RequiredBy: one damaged secret must not stop the rest
+    # The folder in memory outlives the two units that write to it: containers mount what is in it.
+    for one in (text, (DEVICE / "metrica-agent.service").read_text()):
+        assert {"RuntimeDirectory=metrica", "RuntimeDirectoryPreserve=yes"} <= set(one.splitlines())
+
+
 def test_systemd_understands_the_limits_of_the_journal(tmp_path: Path) -> None:
     root = tmp_path / "etc/systemd/journald.conf.d"
     root.mkdir(parents=True)
