@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     import pyrage
 
+    from metrica_cli.hub import Hub
     from metrica_cli.values import Json
 
 _HEADS: Final = ("NAME", "FOR", "DEVICES", "WITHOUT", "USED BY")
@@ -225,8 +226,7 @@ def keys(
     hub = at.there() if wanted else None
     written = 0
     for name in wanted:
-        body: Json = hub.get(f"{device_path(name)}/identity").body if hub is not None else {}
-        found = str(body.get("recipient") or "")
+        found = _recipient(hub, name) if hub is not None else ""
         if not is_recipient(found):
             tell(f"{name} has told the hub no key: it is not enrolled")
             continue
@@ -323,6 +323,17 @@ def _item(fleet: Fleet, one: Sealed, roles: Sequence[str]) -> Json:
         "without": sorted([*lack, *without]),
         "roles": list(roles),
     }
+
+
+def _recipient(hub: Hub, device: str) -> str:
+    """Return the public key that the device has told the hub; nothing where it has told none. Raises Trouble."""
+    try:
+        body: Json = hub.get(f"{device_path(device)}/identity").body
+    except Trouble as trouble:
+        if trouble.code == Exit.NOT_FOUND:
+            return ""
+        raise
+    return str(body.get("recipient") or "")
 
 
 # --- keys -------------------------------------------------------------------------------------------------------

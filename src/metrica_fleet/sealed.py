@@ -92,7 +92,7 @@ def places_for(name: str, device: str, role: str, tags: Sequence[str]) -> tuple[
     """Return where the secret ``name`` of a device may be, the most exact place first."""
     return (
         Place("devices", device, name),
-        *(Place("tags", tag, name) for tag in tags),
+        *(Place("tags", tag, name) for tag in dict.fromkeys(tags)),
         Place("roles", role, name),
     )
 

@@ -237,8 +237,9 @@ async def test_the_hub_is_asked_for_the_keys_of_devices(fleet: Fleet, capsys: py
     fleet.write("devices/pi-06.toml", 'role = "camera"\n')
 
     async def answer(request: web.Request) -> web.StreamResponse:
-        told = {"device": "x", "recipient": newer} if "pi-05" in request.path or "pi-01" in request.path else {}
-        return web.json_response(told)
+        if "pi-06" in request.path:
+            return web.json_response({"title": "not found"}, status=404, content_type="application/problem+json")
+        return web.json_response({"device": "x", "recipient": newer})
 
     async with hub_that_says(answer) as address:
         assert await metrica("secret", "keys", "-C", str(fleet.root), "--hub", address) == 0

@@ -80,6 +80,11 @@ def test_the_more_exact_place_wins_and_what_is_for_others_is_not_looked_at(there
     assert chosen("wifi", *ROOF, [f"secrets/{one}/wifi.age" for one in there]).path == path
 
 
+def test_a_tag_that_is_written_twice_is_one() -> None:
+    place = chosen("wifi", "pi-01", "camera", ("roof", "roof"), ["secrets/tags/roof/wifi.age"])
+    assert place.path == "secrets/tags/roof/wifi.age"
+
+
 def test_a_secret_that_is_nowhere_is_missing() -> None:
     with pytest.raises(Unusable) as caught:
         chosen("wifi", *ROOF, ["secrets/devices/pi-02/wifi.age"])
