@@ -77,6 +77,11 @@ class Book:
         """Where tokens are kept."""
         return self._folder / "credentials.toml"
 
+    @property
+    def operator_key(self) -> Path:
+        """Where this user's own age key is, unless something else is said."""
+        return self._folder / "operator.age"
+
     def contexts(self) -> Contexts:
         """Return what is kept. Raises Trouble."""
         return _read(self.config, Contexts, Contexts())

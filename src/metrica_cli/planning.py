@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, cast
 import msgspec
 from cyclopts import App, Parameter
 
+from metrica_cli.contexts import Book
 from metrica_cli.options import HERE, At, Colored, Output, add, device_path
 from metrica_cli.output import count, listed, say, say_items, tell
 from metrica_cli.progress import Progress
+from metrica_cli.sealing import opener
 from metrica_cli.snapshots import Snapshots, snapshots
 from metrica_cli.table import Cell, Row, painted
 from metrica_cli.trouble import Exit, Trouble
@@ -247,7 +249,13 @@ def _rehearsing(directory: Path) -> Generator[_Stage]:
         raise Trouble(what, code=Exit.USAGE, advice='pip install "metrica-fleet[agent,cli]"') from error
     with snapshots(directory) as states, tempfile.TemporaryDirectory(prefix="metrica-") as work:
         folder = Path(work)
-        yield _Stage(states, Rehearsal(states.mirror, folder, Engine("metrica", environment=os.environ)), folder)
+        engine, opens = Engine("metrica", environment=os.environ), opener(_own_key())
+        yield _Stage(states, Rehearsal(states.mirror, folder, engine, opens=opens), folder)
+
+
+def _own_key() -> Path:
+    """Return where the operator's age key is, with which it is seen that a secret was only sealed anew."""
+    return Path(os.environ.get("METRICA_AGE_IDENTITY") or Book().operator_key)
 
 
 def _outcome(pair: _Pair) -> Outcome:

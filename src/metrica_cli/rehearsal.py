@@ -8,9 +8,9 @@ unless a file of the role asks for their names, and a release that two commits m
 from __future__ import annotations
 
 import asyncio
+import hmac
 import os
 import shutil
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -28,7 +28,7 @@ from metrica_fleet.identity import DeviceId
 from metrica_fleet.sealed import VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from metrica_agent.adapters.git import Exported
     from metrica_agent.decisions.manifest import FileEntry
@@ -63,7 +63,10 @@ class Refusal(NamedTuple):
 class Rehearsal:
     """A mirror with commits, and a folder to work in."""
 
-    def __init__(self, mirror: Path, folder: Path, engine: Engine) -> None:
+    def __init__(
+        self, mirror: Path, folder: Path, engine: Engine, *, opens: Callable[[bytes], bytes | None] = lambda _: None
+    ) -> None:
+        """``opens`` returns what an age file says, where that can be known here."""
         self._git = _Once(GitMirror(mirror, isolation="thread"), folder / "exports")
         self._shelf = _Shelf(folder / "state")
         self._staging = Staging(
@@ -73,7 +76,7 @@ class Rehearsal:
             project="metrica",
             safe_mode=SHIPPED_SAFE_MODE,
             leftovers=Leftovers(),
-            vault=_Sealed(self._shelf),
+            vault=_Sealed(self._shelf, opens),
         )
         self._at_once = asyncio.Semaphore(os.cpu_count() or 1)
         self._known: dict[bytes, asyncio.Future[Staged | Refusal]] = {}
@@ -195,13 +198,19 @@ def _stands_in(folder: Path, text: bytes) -> bool:
 
 
 class _Sealed:
-    """Secrets that can't be opened here: one that is sealed anew counts as changed, whatever it says."""
+    """Secrets as far as they can be opened here; any other that is sealed anew counts as changed, whatever it says."""
 
-    def __init__(self, shelf: Releases) -> None:
+    def __init__(self, shelf: Releases, opens: Callable[[bytes], bytes | None]) -> None:
         self.root = shelf.places(Path(), SAFE_MODE).secrets
+        self._opens = opens
+        self._key = os.urandom(32)
 
     async def digests(self, sealed: Mapping[str, tuple[str, bytes]]) -> Mapping[str, str]:
-        return {name: sha256(data).hexdigest() for name, (_, data) in sealed.items()}
+        return {name: self._digest(data) for name, (_, data) in sealed.items()}
+
+    def _digest(self, data: bytes) -> str:
+        plain = self._opens(data)
+        return hmac.digest(self._key, b"sealed" + data if plain is None else b"open" + plain, "sha256").hex()
 
     async def keep(self, folder: Path, wanted: Collection[str]) -> None:
         """Nothing runs here."""

@@ -32,7 +32,9 @@ from metrica_fleet.sealed import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import pyrage
 
     from metrica_fleet.definition import Fleet
     from metrica_fleet.identity import RoleId
@@ -117,6 +119,44 @@ def seal(root: Path, place: Place, plain: bytes, to: Sequence[Recipient]) -> Non
             ) from error
     _write(root / place.recipients, recipients_text(place.name, to).encode())
     _write(root / place.path, pyrage.encrypt(plain, keys, armored=True))
+
+
+def identities(file: Path) -> list[pyrage.x25519.Identity]:
+    """Return the age keys in ``file``, as ``age-keygen`` writes them. Raises Trouble."""
+    import pyrage  # noqa: PLC0415 - likewise
+
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        found = [pyrage.x25519.Identity.from_str(line) for line in lines if line and not line.startswith("#")]
+    except OSError as error:
+        advice = "--identity FILE, or metrica secret key"
+        raise Trouble(f"{file} can't be read", code=Exit.USAGE, why=error.strerror or "", advice=advice) from error
+    except (pyrage.IdentityError, UnicodeDecodeError) as error:
+        raise Trouble(f"{file} holds no age key", code=Exit.USAGE, why="AGE-SECRET-KEY-1… is meant") from error
+    if not found:
+        raise Trouble(f"{file} holds no age key", code=Exit.USAGE, why="AGE-SECRET-KEY-1… is meant")
+    return found
+
+
+def opener(file: Path) -> Callable[[bytes], bytes | None]:
+    """Return what opens an age file with the keys in ``file``, as far as they do; nothing where there is no such file.
+
+    Raises:
+        Trouble: the file holds no key.
+    """
+    if not file.exists():
+        return lambda _: None
+    import pyrage  # noqa: PLC0415 - likewise
+
+    mine = identities(file)
+
+    def opened(data: bytes) -> bytes | None:
+        try:
+            return pyrage.decrypt(data, mine)
+        except pyrage.DecryptError:
+            return None
+
+    return opened
 
 
 def is_sealed_to(one: Sealed, to: Sequence[Recipient]) -> bool:

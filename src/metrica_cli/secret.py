@@ -20,6 +20,7 @@ from metrica_cli.sealing import (
     Recipient,
     Sealed,
     examined,
+    identities,
     is_sealed_to,
     recipients_of,
     seal,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from metrica_cli.values import Json
 
 _HEADS: Final = ("NAME", "FOR", "DEVICES", "WITHOUT", "USED BY")
-_KEY_FILE: Final = "operator.age"
 _AGE_LINE: Final = re.compile(r"(?m)^age\s*=.*$")
 _ROLE_LINE: Final = re.compile(r"(?m)^role\s*=.*$")
 
@@ -340,25 +340,12 @@ def _recipient(hub: Hub, device: str) -> str:
 
 
 def _key_file(identity: Path | None) -> Path:
-    return identity or Book().config.with_name(_KEY_FILE)
+    return identity or Book().operator_key
 
 
 def _identity(identity: Path | None) -> list[pyrage.x25519.Identity]:
     """Return the operator's own keys. Raises Trouble."""
-    import pyrage  # noqa: PLC0415 - for the commands that seal
-
-    file = _key_file(identity)
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-        found = [pyrage.x25519.Identity.from_str(line) for line in lines if line and not line.startswith("#")]
-    except OSError as error:
-        advice = "--identity FILE, or metrica secret key"
-        raise Trouble(f"{file} can't be read", code=Exit.USAGE, why=error.strerror or "", advice=advice) from error
-    except (pyrage.IdentityError, UnicodeDecodeError) as error:
-        raise Trouble(f"{file} holds no age key", code=Exit.USAGE, why="AGE-SECRET-KEY-1… is meant") from error
-    if not found:
-        raise Trouble(f"{file} holds no age key", code=Exit.USAGE, why="AGE-SECRET-KEY-1… is meant")
-    return found
+    return identities(_key_file(identity))
 
 
 def _opened(one: Sealed, mine: Sequence[pyrage.x25519.Identity]) -> bytes:

@@ -93,7 +93,7 @@ def test_a_device_is_compared_between_two_commits(fleet: Path, capsys: pytest.Ca
 
 
 def test_a_secret_restarts_its_readers_on_the_devices_that_it_is_for_and_one_that_is_missing_is_said(
-    fleet: Path, capsys: pytest.CaptureFixture[str]
+    fleet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reading = COMPOSE.replace('"./site:/srv:ro"', '"./site:/srv:ro", "${METRICA_SECRETS}/wifi:/wifi:ro"')
     (fleet / "roles/web/compose.yaml").write_text(reading)
@@ -110,6 +110,20 @@ def test_a_secret_restarts_its_readers_on_the_devices_that_it_is_for_and_one_tha
     main(["secret", "set", "wifi", "--device", "pi-02", "-C", str(fleet), "--file", str(fleet / "value")])
     found = planned(fleet, capsys)
     assert {name: one["restarts"] for name, one in found.items()} == {"pi-01": [], "pi-02": ["web"]}
+
+    # Sealed anew: who has a key sees that nothing has changed.
+    (fleet / "secrets/devices/pi-02/wifi.age").unlink()
+    assert main(["secret", "key", "--identity", str(tmp_path / "mine.age")]) == 0
+    operators = capsys.readouterr().out
+    (fleet / "fleet.toml").write_text(f'name = "test"\n{operators}')
+    (fleet / "value").write_text("hunter2")
+    main(["secret", "set", "wifi", "--role", "web", "-C", str(fleet), "--file", str(fleet / "value")])
+    git(fleet, "add", "--all")
+    git(fleet, "commit", "--quiet", "--message", "operators")
+    assert main(["secret", "rekey", "--all", "-C", str(fleet), "--identity", str(tmp_path / "mine.age")]) == 0
+    assert {one["change"] for one in planned(fleet, capsys).values()} == {"changed"}
+    monkeypatch.setenv("METRICA_AGE_IDENTITY", str(tmp_path / "mine.age"))
+    assert {one["change"] for one in planned(fleet, capsys).values()} == {"none"}
 
 
 @pytest.mark.parametrize(
