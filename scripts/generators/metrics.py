@@ -10,6 +10,7 @@ from metrica_fleet.policies import RolloutPolicy
 from metrica_fleet.rollout import Course
 from metrica_hub.decisions.broker_figures import FIGURES
 from metrica_hub.decisions.progress import Rollout
+from metrica_hub.web.arrears import ArrearFigures
 from metrica_hub.web.board import Board
 from metrica_hub.web.broker import BrokerFigures
 from metrica_hub.web.command_figures import CommandFigures
@@ -83,7 +84,8 @@ def _collected() -> Iterable[Metric]:
     CommandFigures(metrics.registry)
     RolloutFigures(metrics.registry).rolls_out(_any_rollout())
     branch = BranchFigures(metrics.registry, now_s=float)
-    return [*metrics.registry.collect(), *branch.describe()]
+    arrears = ArrearFigures(metrics.registry)
+    return [*metrics.registry.collect(), *branch.describe(), *arrears.describe()]
 
 
 def _any_rollout() -> Rollout:

@@ -18,6 +18,7 @@ from metrica_hub.adapters.bus import Account, Broker, Bus
 from metrica_hub.adapters.key import Key
 from metrica_hub.adapters.post import posting
 from metrica_hub.adapters.signatures import signer_of
+from metrica_hub.adapters.store.arrears import Arrears
 from metrica_hub.adapters.store.attendance import Register
 from metrica_hub.adapters.store.changes import Caller, listen
 from metrica_hub.adapters.store.commands import Commands
@@ -38,6 +39,7 @@ from metrica_hub.decisions.silence import Ear
 from metrica_hub.errors import Misconfigured
 from metrica_hub.following import Around, following
 from metrica_hub.tasks import lag
+from metrica_hub.tasks.arrears import Accountant
 from metrica_hub.tasks.attend import Attendant
 from metrica_hub.tasks.command import Commander
 from metrica_hub.tasks.consume import Consumer
@@ -49,6 +51,7 @@ from metrica_hub.tasks.share import Member
 from metrica_hub.tasks.stop import Warden
 from metrica_hub.tasks.tell import Teller
 from metrica_hub.tasks.watch import Watcher
+from metrica_hub.web.arrears import ArrearFigures
 from metrica_hub.web.assets import Assets
 from metrica_hub.web.board import RECENT_EVENTS, Board
 from metrica_hub.web.broker import BrokerFigures
@@ -160,6 +163,9 @@ def assembled(parts: Settings, writers: Pool, readers: Pool) -> Hub:
         ),
         lambda: lag.measure(metrics.loop_lag),
         Diarist(reader, board, chance=chance).run,
+        Accountant(
+            Arrears(readers), ArrearFigures(metrics.registry), hub=candidate, now_s=time.monotonic, chance=chance
+        ).run,
         Retainer(Keeper(writers), _growing(parts.retention), meter=metrics, chance=chance).run,
     ]
     for one, told in ways:

@@ -45,7 +45,7 @@ from tests.fixtures.monitoring import (
 from tests.fixtures.signing import Person
 from tests.fixtures.small_disk import SmallDisk
 from tests.fixtures.stopping import Operator
-from tests.integration.hub.device import Device, event, new_stream, presence, status, topic
+from tests.integration.hub.device import Device, event, heartbeat, new_stream, presence, status, topic
 from tests.integration.stack.rules import ALERTS
 
 from metrica_fleet.codec import encode
@@ -497,6 +497,11 @@ async def devices(stage: Stage) -> None:
         device = await stage.device(name)
         stage.broke(alert, f"the event {kind}", name)
         await device.tell(event(new_stream(), 1, kind=kind))
+    owes, stream = await stage.device("pi-owes"), new_stream()
+    what = "two records are swallowed, and the heartbeat behind them is not"
+    stage.broke("MetricaDeviceRecordsMissing", what, "pi-owes")
+    await stage.tells(owes, stream=stream, last_seq=3)
+    await owes.tell(heartbeat(stream, 3))
     await _comes_and_goes(stage)
     cloned = await stage.device("pi-cloned")
     stage.broke("MetricaDeviceClaimedByTwo", "two machines of one name take turns", "pi-cloned")

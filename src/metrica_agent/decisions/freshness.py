@@ -5,7 +5,8 @@ the hub vouches for where the branch is (metrica_fleet.head), and a device that 
 
 - *held back*: the hub names a commit that no remote has given for a while. One that was given once, and was followed by
   another or refused, holds nobody back.
-- *unheard*: the hub's last word is older than it is good for, by the boot clock.
+- *unheard*: the hub's last word is older than it is good for, by the boot clock. One that was held back on the way does
+  not count from when it came: words are as far apart as the hub says.
 
 Nothing is decided by it: what runs, and what is wanted, is Git's alone. Who never heard a word that is signed says
 nothing, for the hub may be older than that. One that did remembers it over a restart, so that silence is noticed.
@@ -25,6 +26,8 @@ from metrica_fleet.identity import CommitId, short
 
 STALE: Final = "stale"
 """The reason of a device that is where it should be as far as it knows, and may not know."""
+REMEMBERED: Final = 6 * 3600
+"""Numbers rise with the seconds: so far one that was heard may be above the one that is remembered, of one commit."""
 POLLS: Final = 3
 """For so many polls a commit may be on its way."""
 PATIENCE_S: Final = 30.0
@@ -36,9 +39,11 @@ class Word(Value, frozen=True, kw_only=True):
 
     mark: HeadMark
     heard_s: float
-    """When it was heard."""
+    """When it was heard, or would have been, had it come as soon after it was said as the soonest of all."""
     since_s: float
     """Since when its commit is named."""
+    offset_s: float
+    """From the hub's clock to ours, by the word that came the soonest: one that was held back is late by it."""
     given: bool = False
     """Whether a remote has given that commit."""
 
@@ -56,9 +61,12 @@ class Stale(Value, frozen=True, kw_only=True):
 def after(word: Word | None, vouched: Vouched, now_s: float) -> Word:
     """Return the newest word, now that ``vouched`` was heard, which is newer."""
     mark = HeadMark(number=vouched.number, commit=vouched.commit, lifetime_s=vouched.lifetime_s)
+    said_s = vouched.issued_at.timestamp()
+    offset_s = now_s - said_s if word is None else min(word.offset_s, now_s - said_s)
+    heard_s = said_s + offset_s
     if word is None or word.mark.commit != mark.commit:
-        return Word(mark=mark, heard_s=now_s, since_s=now_s)
-    return replace(word, mark=mark, heard_s=now_s)
+        return Word(mark=mark, heard_s=heard_s, since_s=now_s, offset_s=offset_s)
+    return replace(word, mark=mark, heard_s=heard_s, offset_s=offset_s)
 
 
 def looked_at(word: Word | None, wanted: CommitId | None) -> Word | None:
@@ -126,9 +134,11 @@ def to_tell(before: Stale | None, now: Stale | None) -> Saying | None:
 
 
 def noted(observed: Observed) -> Choice | None:
-    """Remember once for each commit what the hub vouched for: a restart must not forget that it does."""
+    """Remember what the hub vouched for, of each commit and now and then: a restart must not forget that it does."""
     heard, last = observed.head, observed.memory.head
-    if heard is None or (last is not None and (heard.number <= last.number or heard.commit == last.commit)):
+    if heard is None or (last is not None and heard.number < last.number + (heard.commit == last.commit) * REMEMBERED):
+        return None
+    if heard == last:
         return None
     step = Settle(memory=replace(observed.memory, head=heard))
     return Choice(rule="head.heard", step=step, why=f"the hub says that the branch is at {short(heard.commit)}")

@@ -166,6 +166,7 @@ async def test_a_signature_in_the_message_is_none(device: Device, alice: Person)
     [
         ('namespaces="git"', "", None),
         ('namespaces="metrica-order"', "", "signer-unknown"),
+        ('namespaces="metrica-gate,metrica-command,metrica-head"', "", "signer-unknown"),  # a hub, taken over
         ('namespaces="metrica-order,git"', "", None),
         ('valid-before="20200101"', "2019-12-31T23:00:00 +0000", None),
         ('valid-before="20200101"', "2020-01-01T00:00:01 +0000", "signer-unknown"),

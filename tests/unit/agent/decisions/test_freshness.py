@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -18,7 +18,9 @@ from metrica_fleet.identity import CommitId
 C1, C2 = CommitId("1" * 40), CommitId("2" * 40)
 MARK = HeadMark(number=7, commit=C1, lifetime_s=LIFETIME_S)
 BEGAN_S, HEARD_S = 50.0, 100.0
-NAMED = Word(mark=MARK, heard_s=HEARD_S, since_s=HEARD_S)
+AT = datetime(2027, 3, 1, tzinfo=UTC)
+OFFSET_S = HEARD_S - AT.timestamp()
+NAMED = Word(mark=MARK, heard_s=HEARD_S, since_s=HEARD_S, offset_s=OFFSET_S)
 GIVEN = replace(NAMED, given=True)
 POLL_S = 60.0
 PATIENCE_S = 3 * POLL_S + 30
@@ -58,7 +60,12 @@ def test_a_device_is_stale_when_the_hub_is_silent_or_names_what_no_remote_gives(
 
 marks = st.builds(HeadMark, number=st.integers(1, 9), commit=st.sampled_from([C1, C2]), lifetime_s=st.floats(1, 10_000))
 words = st.builds(
-    Word, mark=marks, heard_s=st.floats(BEGAN_S, 10_000), since_s=st.floats(BEGAN_S, 10_000), given=st.booleans()
+    Word,
+    mark=marks,
+    heard_s=st.floats(BEGAN_S, 10_000),
+    since_s=st.floats(BEGAN_S, 10_000),
+    offset_s=st.just(0.0),
+    given=st.booleans(),
 )
 
 
@@ -72,15 +79,19 @@ def test_the_answer_changes_by_time_alone_only_when_it_is_due(
         assert reason(word, remembered, now_s) == reason(word, remembered, later_s)
 
 
-def vouched(commit: CommitId, number: int) -> Vouched:
-    at = datetime(2027, 3, 1, tzinfo=UTC)
+def vouched(commit: CommitId, number: int, later_s: float = 0.0) -> Vouched:
+    at = AT + timedelta(seconds=later_s)
     return Vouched(fleet="demo", number=number, issued_at=at, branch="main", commit=commit, lifetime_s=LIFETIME_S)
 
 
 def test_a_word_said_again_lives_longer_and_another_commit_begins_anew() -> None:
-    again = freshness.after(GIVEN, vouched(C1, 8), 900.0)
+    assert freshness.after(None, vouched(C1, 7), HEARD_S) == NAMED
+    again = freshness.after(GIVEN, vouched(C1, 8, later_s=800.0), 900.0)
     assert again == replace(GIVEN, mark=replace(MARK, number=8), heard_s=900.0)
-    other = freshness.after(GIVEN, vouched(C2, 8), 900.0)
+    # One that was held back for an hour has lived that hour already, and none makes up for another that was slow.
+    assert freshness.after(GIVEN, vouched(C1, 8, later_s=800.0), 4500.0).heard_s == 900.0
+    assert freshness.after(GIVEN, vouched(C1, 8, later_s=801.0), 900.0).offset_s == OFFSET_S - 1.0
+    other = freshness.after(GIVEN, vouched(C2, 8, later_s=800.0), 900.0)
     assert (other.since_s, other.given) == (900.0, False)
     # One that was given once holds nobody back, whatever the remotes give now.
     assert freshness.looked_at(NAMED, C1) == GIVEN
@@ -113,6 +124,8 @@ def test_what_the_hub_vouched_for_is_written_down_once_for_each_commit() -> None
 
     assert noted(Memory(), None) is None
     assert noted(Memory(), MARK) == Memory(head=MARK)
+    assert noted(Memory(head=MARK), MARK) is None
     assert noted(Memory(head=MARK), replace(MARK, number=8)) is None
+    assert noted(Memory(head=MARK), replace(MARK, number=7 + freshness.REMEMBERED)) is not None
     assert noted(Memory(head=MARK), HeadMark(number=8, commit=C2, lifetime_s=9)) is not None
     assert noted(Memory(head=MARK), HeadMark(number=6, commit=C2, lifetime_s=9)) is None

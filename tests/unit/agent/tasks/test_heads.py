@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from msgspec.structs import replace
@@ -26,8 +26,15 @@ POLL_S = 60.0
 PATIENCE_S = 3 * POLL_S + 30
 
 
-def vouched(number: int = 7, commit: CommitId = C1, fleet: str = "demo") -> Vouched:
-    return Vouched(fleet=fleet, number=number, issued_at=AT, branch="main", commit=commit, lifetime_s=LIFETIME_S)
+def vouched(number: int = 7, commit: CommitId = C1, fleet: str = "demo", later_s: float = 0.0) -> Vouched:
+    return Vouched(
+        fleet=fleet,
+        number=number,
+        issued_at=AT + timedelta(seconds=later_s),
+        branch="main",
+        commit=commit,
+        lifetime_s=LIFETIME_S,
+    )
 
 
 def said(one: Vouched, by: str = "hub", namespace: str = HEADS, text: str | None = None) -> Head:
@@ -107,7 +114,8 @@ class Hearing:
 
 async def test_who_follows_what_the_hub_names_is_fresh_for_as_long_as_the_hub_goes_on() -> None:
     hearing = Hearing()
-    steps = [step for number in range(7, 47) for step in (said(vouched(number)), LIFETIME_S / 10)]
+    tenth_s = LIFETIME_S / 10
+    steps = [step for n in range(40) for step in (said(vouched(7 + n, later_s=n * tenth_s)), tenth_s)]
     assert await hearing.goes_on(*steps) is None
     assert (hearing.told, hearing.changes) == ([], 0)
     assert hearing.asked <= 12, "who signed what says the same is found out when half its life is over, not each time"
@@ -131,7 +139,9 @@ async def test_a_word_that_comes_again_prolongs_nothing() -> None:
     old, new = said(vouched()), said(vouched(8))
     assert await hearing.goes_on(old, new, LIFETIME_S / 2, new, old, LIFETIME_S / 2 - 1.0, new) is None
     assert await hearing.goes_on(old, 1.0, new, old) == "head-unheard"
-    assert await hearing.goes_on(said(vouched(9))) is None
+    # Nor does one that was held back until then.
+    assert await hearing.goes_on(said(vouched(9, later_s=1.0)), 2.0) == "head-unheard"
+    assert await hearing.goes_on(said(vouched(10, later_s=LIFETIME_S))) is None
 
 
 async def test_a_restart_forgets_neither_that_the_hub_vouches_nor_how_far() -> None:
