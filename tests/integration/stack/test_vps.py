@@ -286,7 +286,8 @@ def test_the_stack_s_broker_is_the_production_one_with_other_paths() -> None:
         "listener 8883",
         "certfile /run/secrets/broker_certificate",
         "keyfile /run/secrets/broker_key",
-        "tls_version tlsv1.2",
+        "use_username_as_clientid true",
+        "tls_version tlsv1.3",
         "persistence_location /mosquitto/data/",
     ]
 
