@@ -30,6 +30,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, cast
 
 BASE = ""
 """The name of what was installed by hand."""
@@ -49,7 +50,8 @@ VERSIONS = "METRICA_VERSIONS"
 STARTED = "METRICA_VERSION"
 """Tells the agent which of them it is."""
 
-Choice = dict  # what is in choice.json; a plain dictionary, so that unknown keys live on
+Choice = dict[str, Any]
+"""What is in ``choice.json``: a plain dictionary, so that keys of later agents live on."""
 
 
 def chosen(choice: Choice, there: frozenset[str], boot_id: str, now_s: float) -> tuple[Choice, list[str]]:
@@ -62,15 +64,15 @@ def chosen(choice: Choice, there: frozenset[str], boot_id: str, now_s: float) ->
         now_s: since the boot.
     """
     after = dict(choice)
-    trial = after.get("trial")
-    if isinstance(trial, dict):
+    trial = table(after.get("trial"))
+    if trial:
         why = _given_up(trial, there, boot_id, now_s)
         if why is None:
             after["trial"] = _counted(trial, boot_id, now_s)
             return after, [str(trial["name"]), *_others(after, there)]
         after = refused(after, str(trial.get("name")), *why)
-    starts = after.get("starts")
-    count = starts["count"] if isinstance(starts, dict) and starts.get("boot_id") == boot_id else 0
+    starts = table(after.get("starts"))
+    count = int(starts["count"]) if starts.get("boot_id") == boot_id else 0
     steady, before = str(after.get("steady") or BASE), after.get("before")
     fallback = next((one for one in (before, BASE) if one is not None and one != steady and one in there), None)
     if count >= UNSTEADY_STARTS and fallback is not None:
@@ -105,20 +107,30 @@ def _counted(trial: Choice, boot_id: str, now_s: float) -> Choice:
 
 def refused(choice: Choice, name: str, reason: str, message: str) -> Choice:
     """Return ``choice`` with a version that is not tried again; it is not on trial any more."""
-    known = [one for one in choice.get("refused", ()) if isinstance(one, dict) and one.get("name") != name]
+    known = [one for one in tables(choice.get("refused")) if one.get("name") != name]
     entry = {"name": name, "reason": reason, "message": message, "told": False}
-    trial = choice.get("trial")
-    gone = {"trial": None} if isinstance(trial, dict) and trial.get("name") == name else {}
+    gone = {"trial": None} if table(choice.get("trial")).get("name") == name else {}
     return {**choice, **gone, "refused": [entry, *known][:REFUSED_KEPT]}
 
 
 def _others(choice: Choice, there: frozenset[str]) -> list[str]:
     """Return what may be started when nothing is on trial, the best first."""
     wanted = [str(choice.get("steady") or BASE), choice.get("before"), BASE, *sorted(there, reverse=True)]
-    bad = {one.get("name") for one in choice.get("refused", ()) if isinstance(one, dict)}
+    bad = {one.get("name") for one in tables(choice.get("refused"))}
     found = [str(one) for one in dict.fromkeys(wanted) if one is not None and one in there]
     # What was given up is better than nothing, and never in front of anything else but what is to run.
     return [*found[:1], *(one for one in found[1:] if one not in bad), *(one for one in found[1:] if one in bad)]
+
+
+def table(value: object) -> Choice:
+    """Return ``value`` if it is a table; an empty one otherwise."""
+    return cast("Choice", value) if isinstance(value, dict) else {}
+
+
+def tables(value: object) -> list[Choice]:
+    """Return the tables that ``value`` lists."""
+    entries = cast("list[object]", value) if isinstance(value, list) else []
+    return [found for one in entries if (found := table(one))]
 
 
 # --- on the disk -----------------------------------------------------------------------------------------------
@@ -131,7 +143,7 @@ def folder_of(versions: Path, name: str) -> Path:
 
 def complete(versions: Path) -> frozenset[str]:
     """Return the versions that are whole, ``BASE`` among them where something was installed by hand."""
-    there = {BASE} if os.access(folder_of(versions, BASE) / "bin/python", os.X_OK) else set()
+    there = {BASE} if os.access(folder_of(versions, BASE) / "bin/python", os.X_OK) else set[str]()
     with suppress(OSError):
         there |= {
             one.name
@@ -144,10 +156,9 @@ def complete(versions: Path) -> frozenset[str]:
 def read_choice(versions: Path) -> Choice:
     """Return what is remembered; nothing where that can't be read."""
     try:
-        choice = json.loads((versions / "choice.json").read_bytes())
+        return table(json.loads((versions / "choice.json").read_bytes()))
     except (OSError, ValueError):
         return {}
-    return choice if isinstance(choice, dict) else {}
 
 
 def write_choice(versions: Path, choice: Choice) -> None:
@@ -201,8 +212,7 @@ def _wait_and_end(versions: Path, name: str, agent: int, end_s: float) -> None:
     waiting = select.poll()
     waiting.register(agent, select.POLLIN)
     while not waiting.poll(1000 * max(0.0, min(LOOK_S, end_s - _since_boot_s()))):
-        trial = read_choice(versions).get("trial")
-        if not isinstance(trial, dict) or trial.get("name") != name:
+        if table(read_choice(versions).get("trial")).get("name") != name:
             return
         if _since_boot_s() >= end_s:
             signal.pidfd_send_signal(agent, signal.SIGKILL)
@@ -241,8 +251,8 @@ def run(versions: Path, arguments: list[str]) -> str:
             lead_to(versions, name)
         except OSError as error:
             _say(f"{versions / 'current'}: {error.strerror}")
-        trial = choice.get("trial")
-        on_trial = isinstance(trial, dict) and trial.get("name") == name
+        trial = table(choice.get("trial"))
+        on_trial = trial.get("name") == name
         try:
             if on_trial:
                 watch(versions, name, float(trial.get("within_s", WITHIN_S)) + GRACE_S)
@@ -274,10 +284,8 @@ def main() -> None:
     if arguments[:1] == ["run"]:
         sys.exit(run(versions, arguments))
     choice = read_choice(versions)
-    trial = choice.get("trial")
-    names = [str(trial.get("name"))] if isinstance(trial, dict) else []
-    there = complete(versions)
-    for name in [*(one for one in names if one in there), *_others(choice, there)]:
+    tried, there = table(choice.get("trial")).get("name"), complete(versions)
+    for name in [*([str(tried)] if tried in there else []), *_others(choice, there)]:
         with suppress(OSError):
             become(versions, name, arguments, {**os.environ, VERSIONS: str(versions), STARTED: name})
     sys.exit(f"{versions.parent}: no agent is there that can be started; install one again")

@@ -147,7 +147,10 @@ def _item_kind(kind: object) -> object | None:
 
 def words_for(kind: object, key: str = "") -> str:
     """Return what an operator has to write for a ``kind``; the unit is in the ``key``."""
-    info = inspect.type_info(kind)
+    return _described(inspect.type_info(kind), key)
+
+
+def _described(info: inspect.Type, key: str) -> str:
     if isinstance(info, inspect.Metadata):
         schema = cast("Table", info.extra_json_schema or {})
         return str(schema.get("description") or _words(info.type, key))
@@ -169,7 +172,7 @@ def _words(info: inspect.Type, key: str) -> str:
         case inspect.VarTupleType():
             words = 'a list of texts, ["...", "..."]'
         case inspect.UnionType(types=types):
-            words = " or ".join(_words(one, key) for one in types if not isinstance(one, inspect.NoneType))
+            words = " or ".join(_described(one, key) for one in types if not isinstance(one, inspect.NoneType))
         case _:
             words = "something else"
     return words

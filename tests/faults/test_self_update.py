@@ -48,9 +48,13 @@ GitMirror.head = head
 STOPPED: Final = """
 import os, signal
 from metrica_agent.adapters.systemd import Supervisor
+told = []
+def ready(self):
+    told.append(self._say("READY=1"))
 def feed(self):
-    os.kill(os.getpid(), signal.SIGSTOP)
-Supervisor.feed = feed
+    if told:
+        os.kill(os.getpid(), signal.SIGSTOP)
+Supervisor.ready, Supervisor.feed = ready, feed
 """
 BLOCKED: Final = """
 import asyncio, time

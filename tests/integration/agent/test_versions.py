@@ -24,7 +24,7 @@ from metrica_fleet.errors import NotNow, Unusable
 from metrica_fleet.identity import CommitId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 COMMIT = CommitId("1" * 40)
 NUMBER = "9.9.9"
@@ -148,7 +148,7 @@ async def test_of_all_versions_that_ever_came_no_more_than_three_stay(installed:
 
 
 @contextmanager
-def served(folder: Path, cert: Path, key: Path) -> Iterator[str]:
+def served(folder: Path, cert: Path, key: Path) -> Generator[str]:
     """Serve ``folder`` by https."""
     handler = partial(_Quiet, directory=str(folder))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)

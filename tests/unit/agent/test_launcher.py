@@ -31,8 +31,8 @@ def started(choice: dict[str, Any], *, boot_id: str = HERE, now_s: float = 100.0
 
 
 def reason(choice: dict[str, Any]) -> str | None:
-    refused = choice.get("refused") or [{}]
-    return refused[0].get("reason")
+    refused = launcher.tables(choice.get("refused"))
+    return refused[0]["reason"] if refused else None
 
 
 def test_what_was_installed_by_hand_is_started_where_nothing_else_is_remembered() -> None:

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -29,9 +29,10 @@ from metrica_agent.decisions.world import Saying
 from metrica_agent.durable import Disk, in_thread
 from metrica_fleet.agent_versions import FOLDER, version_of
 from metrica_fleet.errors import NotNow, Ours, Unusable
+from metrica_fleet.records import Scalar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, MutableMapping
+    from collections.abc import MutableMapping
 
     from metrica_fleet.agent_versions import AgentVersion
     from metrica_fleet.identity import CommitId
@@ -91,7 +92,7 @@ class Versions:
         self._install_s = install_s
         self._install = install or in_child
         self._disk = Disk()
-        self._choice: dict[str, object] = {}
+        self._choice: launcher.Choice = {}
         self._complete: frozenset[str] = frozenset()
 
     # --- what is known ----------------------------------------------------------------------------------------
@@ -107,7 +108,7 @@ class Versions:
                 within_s=_number(trial.get("within_s"), launcher.WITHIN_S),
                 needs_git=trial.get("needs_git") is not False,
             )
-        doubt = _table(self._choice.get("doubt")).get("name")
+        doubt = launcher.table(self._choice.get("doubt")).get("name")
         return AgentVersions(
             running=self._running,
             trial=on_trial,
@@ -116,11 +117,11 @@ class Versions:
             refused={one["name"]: (one["reason"], one["message"]) for one in self._refused()},
         )
 
-    def _trial(self) -> Mapping[str, object]:
-        return _table(self._choice.get("trial"))
+    def _trial(self) -> launcher.Choice:
+        return launcher.table(self._choice.get("trial"))
 
     def _refused(self) -> list[dict[str, str]]:
-        known = _tables(self._choice.get("refused"))
+        known = launcher.tables(self._choice.get("refused"))
         return [{key: str(one.get(key) or "unknown") for key in ("name", "reason", "message")} for one in known]
 
     def news(self) -> tuple[Saying, ...]:
@@ -128,22 +129,26 @@ class Versions:
         return (*self._told_updated(), *self._told_refused())
 
     def _told_updated(self) -> tuple[Saying, ...]:
-        updated = _table(self._choice.get("updated"))
+        updated = launcher.table(self._choice.get("updated"))
         if not updated or updated.get("told") is True:
             return ()
         name, before = str(updated.get("name")), str(updated.get("before") or launcher.BASE)
         message = f"agent {version_of(name)} proved itself, and runs from now on"
-        detail = {"version": version_of(name), "name": name, "before": version_of(before) or "installed by hand"}
+        detail: dict[str, Scalar] = {
+            "version": version_of(name),
+            "name": name,
+            "before": version_of(before) or "installed by hand",
+        }
         return (Saying(kind="agent.updated", message=message, detail=detail),)
 
     def _told_refused(self) -> tuple[Saying, ...]:
         found: list[Saying] = []
-        for one in _tables(self._choice.get("refused")):
+        for one in launcher.tables(self._choice.get("refused")):
             if one.get("told") is True:
                 continue
             name, reason = str(one.get("name")), str(one.get("reason"))
             message = f"agent {version_of(name)} is given up: {one.get('message')}"
-            detail = {"version": version_of(name), "name": name}
+            detail: dict[str, Scalar] = {"version": version_of(name), "name": name}
             found.append(Saying(kind="agent.update_refused", reason=reason, message=message, detail=detail))
         return tuple(reversed(found))
 
@@ -230,7 +235,7 @@ class Versions:
     async def confirm(self) -> None:
         """This one has proven itself: it is started from now on, and the one before is kept. Raises NotNow."""
         before = str(self._choice.get("steady") or launcher.BASE)
-        refused = [one for one in _tables(self._choice.get("refused")) if one.get("name") != self._running]
+        refused = [one for one in launcher.tables(self._choice.get("refused")) if one.get("name") != self._running]
         await self._written(
             {
                 **self._choice,
@@ -246,7 +251,7 @@ class Versions:
 
     async def doubt(self) -> None:
         """This one, on trial, did not reach Git: the one before finds out whether it does. Raises NotNow."""
-        name, tries = self._running, _table(self._choice.get("tries"))
+        name, tries = self._running, launcher.table(self._choice.get("tries"))
         count = int(_number(tries.get(name))) + 1
         choice = {**self._choice, "tries": {name: count}}
         if count >= DOUBTS:
@@ -256,7 +261,7 @@ class Versions:
 
     async def doubt_ended(self, *, bad: bool) -> None:
         """It is known whether the version in doubt is bad. Raises NotNow."""
-        name = str(_table(self._choice.get("doubt")).get("name"))
+        name = str(launcher.table(self._choice.get("doubt")).get("name"))
         choice = {**self._choice, "doubt": None}
         if bad:
             choice = launcher.refused(choice, name, NO_GIT, "it did not reach Git, and the agent before it does")
@@ -273,14 +278,14 @@ class Versions:
 
     async def told(self) -> None:
         """All news are written down as events. Raises NotNow."""
-        updated = _table(self._choice.get("updated"))
-        refused = [{**one, "told": True} for one in _tables(self._choice.get("refused"))]
+        updated = launcher.table(self._choice.get("updated"))
+        refused = [{**one, "told": True} for one in launcher.tables(self._choice.get("refused"))]
         choice = {**self._choice, "refused": refused}
         await self._written({**choice, "updated": {**updated, "told": True}} if updated else choice)
 
     # --- writing ------------------------------------------------------------------------------------------------
 
-    async def _written(self, choice: dict[str, object]) -> None:
+    async def _written(self, choice: launcher.Choice) -> None:
         await in_thread(lambda: launcher.write_choice(self._folder, choice))
         self._choice = choice
 
@@ -315,24 +320,15 @@ def told_by_the_launcher(environment: MutableMapping[str, str]) -> tuple[Path, s
 def in_words(folder: Path) -> str:
     """Return, for people, which agent is started, which is on trial, and which was given up last and why."""
     choice = launcher.read_choice(folder)
-    steady, trial = str(choice.get("steady") or launcher.BASE), _table(choice.get("trial")).get("name")
+    steady, trial = str(choice.get("steady") or launcher.BASE), launcher.table(choice.get("trial")).get("name")
     words = [version_of(steady) or "the one that was installed by hand"]
     if trial is not None:
         words.append(f"{version_of(str(trial))} is on trial")
-    refused = _tables(choice.get("refused"))
+    refused = launcher.tables(choice.get("refused"))
     if refused:
         last = refused[0]
         words.append(f"{version_of(str(last.get('name')))} was given up ({last.get('reason')}): {last.get('message')}")
     return "; ".join(words)
-
-
-def _table(value: object) -> dict[str, object]:
-    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
-
-
-def _tables(value: object) -> list[dict[str, object]]:
-    entries = cast("list[object]", value) if isinstance(value, list) else []
-    return [table for one in entries if (table := _table(one))]
 
 
 def _number(value: object, otherwise: float = 0.0) -> float:

@@ -36,9 +36,11 @@ from metrica_agent.decisions.steps import (
     Setback,
     Settle,
     Stage,
+    StageAgent,
     StageSafe,
     Sweep,
     Switch,
+    SwitchAgent,
     Wait,
     step_key,
 )
@@ -352,6 +354,8 @@ class Deciding(RuleBasedStateMachine):
                 digest = MEANS.get(step.desired.commit, ReleaseDigest(f"f{step.desired.commit}".ljust(64, "0")))
                 self.complete.add(digest)
                 self.settle(remembering.staged(self.memory, Deployed(commit=step.desired.commit, release=digest)))
+            case StageAgent() | SwitchAgent():
+                raise AssertionError("this device has no launcher")
             case StageSafe():
                 self.complete.add(SAFE)
                 self.settle(remembering.safe_mode_staged(self.memory, SAFE))
