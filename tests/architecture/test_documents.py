@@ -19,8 +19,9 @@ import metrica_agent.settings
 import metrica_hub.settings
 from metrica_agent import command_line
 from metrica_cli.main import app
+from metrica_fleet.agent_versions import AgentPolicy
 from metrica_fleet.configuration import sections_of, variable
-from metrica_fleet.definition import AgentPolicy, SecretPolicy
+from metrica_fleet.definition import SecretPolicy
 from metrica_fleet.policies import HealthPolicy, Limits, RolloutPolicy, UpdatePolicy
 from metrica_fleet.records import EVENT_KINDS
 from metrica_hub import main as hub_main
@@ -243,6 +244,7 @@ def places(kind: type[msgspec.Struct]) -> Iterator[tuple[str, ...]]:
 
 def test_every_key_of_a_settings_file_is_one() -> None:
     there = {*places(metrica_agent.settings.Settings), *places(metrica_hub.settings.Settings), ("vars",)}
+    there.add(("agent", "tags"))
     tables: dict[str, type[msgspec.Struct]] = {
         "health": HealthPolicy,
         "limits": Limits,

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.fixtures import wheels
-from tests.fixtures.agent_versions import Installed
+from tests.fixtures.agent_versions import Installed, made
 from tests.fixtures.git_servers import certificate
 
 from metrica_agent import launcher
-from metrica_agent.adapters.versions import NEEDED_BYTES, Versions
+from metrica_agent.adapters.versions import NEEDED_BYTES, Install, Versions, orders
 from metrica_fleet.agent_versions import LISTING, AgentVersion, Wheel, read_listing
 from metrica_fleet.errors import NotNow, Unusable
 from metrica_fleet.identity import CommitId
@@ -46,14 +46,21 @@ def wanted(folder: Path, *, source: str | None = None) -> AgentVersion:
     return AgentVersion(version=NUMBER, wheels=found, source=source)
 
 
-def versions(installed: Installed, repository: Path, *, running: str = "", ca_file: str | None = None) -> Versions:
+def versions(
+    installed: Installed,
+    repository: Path,
+    *,
+    running: str = "",
+    ca_file: str | None = None,
+    install: Install | None = None,
+) -> Versions:
     """Return the versions of a device whose mirror holds ``repository`` as the folder of the version."""
 
     async def export(commit: CommitId, folder: str, into: Path) -> None:
         assert (commit, folder) == (COMMIT, f"agent/{NUMBER}")
         shutil.copytree(repository, into)
 
-    return Versions(installed.versions, running, export=export, ca_file=ca_file)
+    return Versions(installed.versions, running, export=export, ca_file=ca_file, install=install)
 
 
 @pytest.mark.timeout(240)
@@ -126,10 +133,15 @@ async def test_a_version_without_a_wheel_for_this_machine_is_told(installed: Ins
 
 async def test_of_all_versions_that_ever_came_no_more_than_three_stay(installed: Installed, tmp_path: Path) -> None:
     running = launcher.BASE
+
+    async def install(order: orders.Install, _within_s: float) -> orders.Answer:
+        made(Path(order.folder), f"#!/bin/sh\necho metrica-agent {NUMBER}\n")  # pip's work is shown above
+        return orders.Installed(wheels=1, fetched_bytes=0)
+
     for number in range(3):
         repository = tmp_path / f"wheels-{number}"
         wheels.tiny(repository, NUMBER, f"{GOOD}# {number}\n")
-        new, device = wanted(repository), versions(installed, repository, running=running)
+        new, device = wanted(repository), versions(installed, repository, running=running, install=install)
         await device.read()
         await device.stage(new, COMMIT)
         assert len(installed.there()) <= 2  # and the one that was installed by hand

@@ -46,6 +46,7 @@ def test_a_version_is_its_number_and_its_wheels() -> None:
         source="https://hub.example.org/agent",
     )
     assert whole_fleet(files).devices[PI_02].agent == agent
+    assert agent is not None
     assert version_of(agent.name) == "1.4.0"
     other = for_device(fleet('[agent]\nversion = "1.4.0"\n', listed={"1.4.0": OWN}), PI_01).agent
     assert other is not None

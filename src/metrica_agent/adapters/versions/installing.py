@@ -183,7 +183,7 @@ def _installed(order: Install, wheels: tuple[Wheel, ...]) -> None:
     _done((base, "-I", "-m", "venv", "--without-pip", str(folder)), "no venv can be made", unusable=False)
     pip = (python, "-I", str(_pip(Path(order.near) / "pip")), *_PIP)
     install = ("install", "--no-index", "--no-deps", "--only-binary", ":all:", "--require-hashes")
-    found = ("--find-links", order.near, "-r", str(requirements))
+    found = ("-f", order.near, "-r", str(requirements))
     _done((*pip, *install, *found), "the wheels can't be installed")
     _done((*pip, "check"), "the wheels do not fit each other")
     said = _done((str(folder / "bin/metrica-agent"), "--version"), "it does not start", reason="agent-does-not-start")
