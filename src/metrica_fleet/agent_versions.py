@@ -37,7 +37,9 @@ Source = Annotated[
         description='an address like "https://hub.example.org/agent"',
     ),
 ]
-_LINE: Final = re.compile(r"([0-9a-f]{64})  ?\*?([A-Za-z0-9][A-Za-z0-9._+]*(?:-[A-Za-z0-9._+]+){4,5}\.whl)")
+_WHEEL: Final = r"[A-Za-z0-9][A-Za-z0-9._+]*(?:-[A-Za-z0-9._+]+){4,5}\.whl"
+WheelName = Annotated[str, msgspec.Meta(pattern=rf"^{_WHEEL}$(?!\n)", max_length=255)]
+_LINE: Final = re.compile(rf"([0-9a-f]{{64}})  ?\*?({_WHEEL})")
 
 
 class AgentPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -68,6 +68,7 @@ from metrica_hub.web.pages.frame import Frame
 from metrica_hub.web.ring import Notice
 from metrica_hub.web.stop import EmergencyStop
 from metrica_hub.web.webhooks import WebhookResource
+from metrica_hub.web.wheels import Wheels
 from metrica_hub.web.witness import Witness
 
 if TYPE_CHECKING:
@@ -222,6 +223,7 @@ def assembled(parts: Settings, writers: Pool, readers: Pool) -> Hub:
         ),
         metrics,
         Assets(),
+        Wheels(parts.agent_wheels.folder),
     )
     routes = tuple(route for resource in resources for route in resource.routes())
     door.openapi.describe(routes)

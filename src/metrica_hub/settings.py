@@ -156,6 +156,13 @@ class Log(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """The least that is told; one JSON object a line, on standard output."""
 
 
+class AgentWheels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[agent_wheels]``: wheels of the agent that this hub gives to devices."""
+
+    folder: Text | None = None
+    """A folder with `<version>/<name>.whl`, served as `/agent/<version>/<name>.whl`; unset: none are."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of it. ``main`` hands each part to whom it concerns."""
 
@@ -171,6 +178,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     webhooks: Webhooks = Webhooks()
     metrics: Metrics = Metrics()
     links: Links = Links()
+    agent_wheels: AgentWheels = AgentWheels()
     log: Log = Log()
 
 

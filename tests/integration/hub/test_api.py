@@ -41,6 +41,7 @@ ALLOWED: dict[str, Role | None] = {
     "getReadiness": None,
     "getMetrics": None,
     "getAsset": None,
+    "getAgentWheel": None,
     "getOpenApi": None,
     "signIn": None,
     "signOut": "viewer",
@@ -141,6 +142,8 @@ def status_of(hub: Hub, route: Route, token: str | None) -> int:
         .replace("{id}", "999999")
         .replace("{rollout}", "999999")
         .replace("{file}", "none")
+        .replace("{version}", "1.0.0")
+        .replace("{wheel}", "none")
     )
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     if route.changes:
