@@ -4,6 +4,7 @@
 | --- | --- | --- |
 | ``mirror`` | agent | ``GitMirror``, the only thing that others use |
 | ``poll``, ``ls_refs`` | agent, a thread | one question to one remote, without dulwich |
+| ``bundles`` | both | the head of a file of ``git bundle``, which is a remote as well |
 | ``nursery`` | agent | a child's birth, deadline and death |
 | ``orders`` | both | the order and the answer |
 | ``leftovers`` | both | what an interrupted fetch leaves; the mirror's lock |

@@ -26,7 +26,7 @@ from metrica_agent.adapters.git.store import (
     opened,
     put_in_place,
 )
-from metrica_agent.adapters.git.transports import Talk
+from metrica_agent.adapters.git.transports import talk_to
 from metrica_agent.adapters.git.trust import require_trust
 from metrica_agent.decisions.lineage import Relation
 from metrica_fleet.errors import NotNow
@@ -185,8 +185,11 @@ class _Fetcher:
     def _receive(self, commit: CommitId, *, have: CommitId | None, depth: int | None) -> None:
         """Add to the mirror what ``commit`` needs beyond the history of ``have``."""
         objects = self._store.objects
+        talk = talk_to(self._remote, ssh=self._order.ssh, ca_file=self._order.ca_file)
+        missing = next((one for one in talk.needs() if not self._store.holds(one)), None)
+        if missing is not None:
+            raise troubles.builds_on(self._remote, missing)
         with tempfile.TemporaryFile(dir=objects.path, prefix="incoming-") as pack:
-            talk = Talk(self._remote, ssh=self._order.ssh, ca_file=self._order.ca_file)
             talk.ask_for(commit, self._store.walker(have), self._metered(pack).write, depth)
             if pack.tell():
                 pack.seek(0)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Protocol
 
 from metrica_agent.adapters.git import ls_refs, troubles
+from metrica_agent.adapters.git.bundles import read_head
 from metrica_agent.adapters.git.remote import Kind, Remote
 from metrica_agent.adapters.git.ssh import ssh_command, ssh_environment
 from metrica_agent.certificates import trust
@@ -345,18 +346,29 @@ def _kill_group(running: subprocess.Popen[bytes]) -> None:
 
 
 class FolderLine:
-    """A repository on this machine: a stick, a mirror, a test."""
+    """A repository on this machine, as a folder or as one file: a stick, a mirror, a test."""
 
     def __init__(self, remote: Remote) -> None:
         self._remote = remote
 
     def head(self, branch: str) -> CommitId | None:
         """Return the branch's commit, ``None`` when there is no such branch."""
+        if Path(self._remote.path).is_file():
+            return self._in_bundle(branch)
         from metrica_agent.adapters.git.store import branch_of_folder  # noqa: PLC0415 dulwich costs 9 MB: only where needed
 
         if not Path(self._remote.path).is_dir():
             raise troubles.unreachable(self._remote, "there is no such folder")
         return branch_of_folder(self._remote, branch)
+
+    def _in_bundle(self, branch: str) -> CommitId | None:
+        try:
+            with Path(self._remote.path).open("rb") as file:
+                return read_head(file).refs.get(f"refs/heads/{branch}")
+        except OSError as error:
+            raise troubles.unreachable(self._remote, error.strerror or error) from error
+        except ValueError as error:
+            raise troubles.corrupt(self._remote, error) from error
 
     def abort(self) -> None:
         """Reading two small files can't be ended earlier."""

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 from contextlib import closing, contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 from typing import Protocol as TypingProtocol
 
@@ -25,6 +26,7 @@ from dulwich.objects import ObjectID
 from dulwich.protocol import Protocol
 
 from metrica_agent.adapters.git import troubles
+from metrica_agent.adapters.git.bundles import Head, read_head
 from metrica_agent.adapters.git.poll import USER_AGENT
 from metrica_agent.adapters.git.remote import Kind, Remote
 from metrica_agent.adapters.git.ssh import ssh_command, ssh_environment
@@ -55,10 +57,44 @@ _WELL: Final = 200
 _NO_REFS: Final = (b"refs/heads/-",)
 """What no branch can be called: we know already what we want."""
 _NO_SUCH_COMMIT: Final = ("not our ref", "unadvertised object", "no such commit")
+_CHUNK_BYTES: Final = 64 * 1024
 _Data = TypeVar("_Data")
 _Written = TypeVar("_Written")
 _LAST_LINES: Final = 1000
 """Of a remote that has hung up, so many are read for its reason."""
+
+
+def talk_to(remote: Remote, *, ssh: SshOptions, ca_file: str | None) -> Talk | Handed:
+    """Return the way to have a pack from ``remote``."""
+    if remote.kind is Kind.FILE and Path(remote.path).is_file():
+        return Handed(remote)
+    return Talk(remote, ssh=ssh, ca_file=ca_file)
+
+
+class Handed:
+    """A file of ``git bundle``: it gives all that it has, whatever is asked for."""
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+
+    def needs(self) -> tuple[CommitId, ...]:
+        """Return the commits that the pack builds on. Raises NotNow: ``git-corrupt``."""
+        with Path(self._remote.path).open("rb") as file:
+            return self._read_head(file).needs
+
+    def ask_for(self, commit: CommitId, walker: ObjectStoreGraphWalker, write: Write, depth: int | None) -> None:
+        """Have the pack. Raises NotNow: ``git-corrupt``."""
+        del commit, walker, depth
+        with Path(self._remote.path).open("rb") as file:
+            self._read_head(file)
+            while chunk := file.read(_CHUNK_BYTES):
+                write(chunk)
+
+    def _read_head(self, file: IO[bytes]) -> Head:
+        try:
+            return read_head(file)
+        except ValueError as error:
+            raise troubles.corrupt(self._remote, error) from error
 
 
 class Talk:
@@ -95,6 +131,10 @@ class Talk:
 
         with closing(self._client), self._telling(commit):
             self._client.fetch_pack(self._path, wanted, walker, write, depth=depth, ref_prefix=_NO_REFS)
+
+    def needs(self) -> tuple[CommitId, ...]:
+        """Return nothing: a server is told what is here, and builds on that."""
+        return ()
 
     def _overhearing(self, read: Read) -> Heard:
         def reading(size: int | None = -1, /) -> bytes:

@@ -94,6 +94,14 @@ def commit_missing(remote: Remote, commit: str) -> NotNow:
     return NotNow(f"{remote} does not give commit {commit[:8]} (any more); poll it again", reason="commit-missing")
 
 
+def builds_on(remote: Remote, commit: str) -> NotNow:
+    """Return the trouble of a bundle whose history begins behind a commit that this device does not have."""
+    return NotNow(
+        f"{remote} builds on commit {commit[:8]}, which this device does not have; make one of the whole history",
+        reason="commit-missing",
+    )
+
+
 def too_large(remote: Remote, what: str) -> NotNow:
     """Return the trouble of a fetch that would cost too much."""
     return NotNow(
