@@ -52,7 +52,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     near = nearest(word, names)
     if near is not None:
         return f'; did you mean "{near}"?'
-    few = 12
+    few = 16
     return f"; known: {listed(names)}" if 0 < len(names) <= few else ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
+import ssl
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from metrica_hub.admission import admission
 from metrica_hub.decisions.broker_figures import FIGURES
 from metrica_hub.decisions.retention import Growing
 from metrica_hub.decisions.silence import Ear
+from metrica_hub.enrolling import enrolling
 from metrica_hub.errors import Misconfigured
 from metrica_hub.following import Around, following
 from metrica_hub.tasks import lag
@@ -178,6 +180,8 @@ def assembled(parts: Settings, writers: Pool, readers: Pool) -> Hub:
     if member is not None:
         loops.append(member.run)
     door = admission(parts, readers)
+    papers = enrolling(parts, readers, door.gate, door.audit, chance)
+    loops += papers.loops
     around = Around(fleet, bus, writers, readers, candidate, attendant, metrics.registry, door.audit, key, chance)
     branch = following(parts, around)
     connected += branch.connected
@@ -202,6 +206,7 @@ def assembled(parts: Settings, writers: Pool, readers: Pool) -> Hub:
             Sources(reader, Trail(readers), stops, rollouts, commands, branch.doubts),
         ),
         Devices(reader, now=_now),
+        papers.resource,
         NetdataTargets(board, parts.fleet, parts.metrics.netdata_address),
         Events(reader),
         EmergencyStop(
@@ -342,6 +347,7 @@ def leading(parts: Settings) -> Broker:
         asides=(topic_of(Address(fleet, STOP)),),
         answers=(every_device(fleet, ANSWERS),),
         forsaken=(records,) if parts.bus.share else (),
+        tls=_tls(parts.bus),
     )
 
 
@@ -354,9 +360,31 @@ def _sharing(parts: Settings) -> Broker:
         f"metrica-{fleet}-hub-{secrets.token_hex(8)}",
         (shared(every_device(fleet, RECORDS), SHARE_GROUP),),
         _account(parts.bus),
+        tls=_tls(parts.bus),
         lasting=False,
         keep_alive_s=_SHARE_KEEP_ALIVE_S,
     )
+
+
+def _tls(bus: settings.Bus) -> Callable[[], ssl.SSLContext] | None:
+    """Return what makes the context for the broker's TLS, at each connection; ``None`` where there is no TLS.
+
+    Raises:
+        Misconfigured: of certificate and key one is named, and one is not.
+    """
+    if (bus.certificate_file is None) != (bus.certificate_key_file is None):
+        raise Misconfigured("[bus] certificate_file and certificate_key_file go together; name both, or neither")
+    if bus.certificate_file is None and bus.ca_file is None:
+        return None
+
+    def context() -> ssl.SSLContext:
+        made = ssl.create_default_context(cafile=bus.ca_file)
+        made.minimum_version = ssl.TLSVersion.TLSv1_3
+        if bus.certificate_file is not None:
+            made.load_cert_chain(bus.certificate_file, bus.certificate_key_file)
+        return made
+
+    return context
 
 
 def _account(bus: settings.Bus) -> Account | None:

@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -36,6 +36,7 @@ from metrica_hub.adapters.store.trail import Trail
 from metrica_hub.assembling import Hub, assembled, leading
 from metrica_hub.decisions.access import LONGEST_DAYS, ROLES, SECRET_BYTES, Role, digest_of, is_token_name, token_of
 from metrica_hub.decisions.trail import Deed, Seal, detail_of
+from metrica_hub.enrolling import authority_of
 from metrica_hub.errors import Conflict, Misconfigured, StoreAway, Unstorable
 from metrica_hub.tasks.share import Member
 from metrica_hub.web.app import make_app, serving
@@ -72,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _run(give_token(loaded.settings, options.name, options.role, options.days))
             case "key":
                 return _run(print_key(loaded.settings))
+            case "authority":
+                return _run(set_up_authority(loaded.settings, options.issue, options.into))
             case "verify":
                 return _run(examine(loaded.settings))
             case "restored":
@@ -93,7 +96,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="metrica-hub", description="What devices say, kept and shown.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="run|check|migrate|token|key|verify|restored"
+        dest="command", required=True, metavar="run|check|migrate|token|key|authority|verify|restored"
     )
     for name, about in (
         ("run", "serve until SIGTERM"),
@@ -101,6 +104,10 @@ def make_parser() -> argparse.ArgumentParser:
         ("migrate", "bring the database's schema up to date, and end"),
         ("token", "make a token, and print it"),
         ("key", "print the line of allowed_signers by which devices believe this hub; make its key if there is none"),
+        (
+            "authority",
+            "make the fleet's authority if there is none, and say which it is; sign for the hub or an operator",
+        ),
         ("verify", "read the whole database; say what is in it, and whether it holds together"),
         ("restored", "after a restore, before run: go on above the numbers of the database that was lost"),
     ):
@@ -113,6 +120,8 @@ def make_parser() -> argparse.ArgumentParser:
         )
         if name == "token":
             _describe_token(command)
+        if name == "authority":
+            _describe_authority(command)
     return parser
 
 
@@ -120,6 +129,11 @@ def _describe_token(command: argparse.ArgumentParser) -> None:
     command.add_argument("--name", required=True, type=_token_name, help="whose it is; the trail tells it")
     command.add_argument("--role", required=True, choices=ROLES, help="each may do what those before it may")
     command.add_argument("--days", type=_days, metavar="N", help="until it expires; without, it does not")
+
+
+def _describe_authority(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--issue", choices=("hub", "operator"), help="sign a certificate of this user of the broker")
+    command.add_argument("--into", type=Path, metavar="FOLDER", help="where its NAME.crt and NAME.key go")
 
 
 def _token_name(text: str) -> str:
@@ -193,6 +207,41 @@ async def print_key(parts: Settings) -> int:
         sys.stderr.write(f"metrica-hub: {error.message}\n")
         return FAILED
     return OK
+
+
+async def set_up_authority(parts: Settings, name: str | None, folder: Path | None) -> int:
+    """Make the authority and its list where they are not there; print its fingerprint; sign for ``name``."""
+    authority = authority_of(parts)
+    if authority is None:
+        raise Misconfigured("no authority is named; write [authority] certificate_file, key_file and crl_file")
+    if (name is None) != (folder is None):
+        raise Misconfigured("--issue and --into go together; say both, or neither")
+    now = datetime.now(UTC)
+    try:
+        made = await authority.make(now)
+        if (await authority.in_force()).made_at is None:
+            await authority.publish({}, now)
+        fingerprint = await authority.fingerprint()
+        if name is not None and folder is not None:
+            pair = await authority.pair(name, timedelta(days=parts.enrolment.certificate_days), now)
+            _keep(folder / f"{name}.key", pair.key, 0o600)
+            _keep(folder / f"{name}.crt", pair.certificate, 0o644)
+            sys.stderr.write(f"{folder}/{name}.crt is good for {parts.enrolment.certificate_days:g} days\n")
+    except NotNow as error:
+        sys.stderr.write(f"metrica-hub: {error.message}\n")
+        return FAILED
+    sys.stderr.write(f"the authority is {'made' if made else 'there'}; keep a copy of its key elsewhere\n")
+    sys.stdout.write(f"{fingerprint}\n")
+    return OK
+
+
+def _keep(path: Path, content: bytes, mode: int) -> None:
+    try:
+        path.unlink(missing_ok=True)
+        path.touch(mode)
+        path.write_bytes(content)
+    except OSError as error:
+        raise Misconfigured(f"{path}: can't be written ({error.strerror}); name another folder by --into") from error
 
 
 async def give_token(parts: Settings, name: str, role: Role, days: int | None) -> int:

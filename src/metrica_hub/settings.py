@@ -57,6 +57,12 @@ class Bus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """``hub``, by the access rules that come with the product; none: without a name and password."""
     password_file: Text | None = None
     """A file that holds the password, readable for the hub alone."""
+    certificate_file: Text | None = None
+    """The hub's own certificate, for a broker on another machine, by TLS 1.3; its name is ``hub``."""
+    certificate_key_file: Text | None = None
+    """The key of that certificate."""
+    ca_file: Text | None = None
+    """The authority that signed the broker's certificate; with it TLS is meant."""
     share: bool = False
     """Share the records with the other hubs, past what one of them can take; of them all, or of none."""
 
@@ -99,6 +105,40 @@ class Webhooks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 Days = Annotated[int, msgspec.Meta(ge=1, le=36_500)]
 LongDays = Annotated[int, msgspec.Meta(ge=62, le=36_500)]
+
+
+class Authority(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[authority]``: who signs what devices are to the broker. Without it devices have passwords."""
+
+    certificate_file: Text
+    """Its certificate; ``metrica-hub authority`` makes it and its key where neither is there."""
+    key_file: Text
+    """Its key, readable for the hub alone. Hubs of a pair share all three files."""
+    crl_file: Text
+    """The list of certificates that were taken back, for the broker to read; written by the hub."""
+    broker_host: Text | None = None
+    """Where the hub finds the broker's TLS listener, to end connections; none: ``[bus] host``."""
+    broker_port: Port = 8883
+    """Its port."""
+
+
+Hours = Annotated[float, msgspec.Meta(gt=0, le=24 * 365)]
+LifeDays = Annotated[float, msgspec.Meta(gt=0, le=3650)]
+
+
+class Enrolment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[enrolment]``: what a device is told that is let in, and for how long its papers are good."""
+
+    bus_host: Text | None = None
+    """Where devices find the broker; none: as the hub does."""
+    bus_port: Port = 8883
+    """Its port for TLS."""
+    remotes: tuple[Text, ...] = ()
+    """Addresses of the fleet repository for devices; none: whoever installs a device says them."""
+    token_hours: Hours = 24.0
+    """Until a token that was not used is good for nothing."""
+    certificate_days: LifeDays = 90.0
+    """Of a certificate. A device renews it by itself when two thirds of them are over."""
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -173,6 +213,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     bus: Bus = Bus()
     http: Http = Http()
     git: Git | None = None
+    authority: Authority | None = None
+    enrolment: Enrolment = Enrolment()
     retention: Retention = Retention()
     presence: Presence = Presence()
     webhooks: Webhooks = Webhooks()

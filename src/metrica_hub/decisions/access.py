@@ -13,7 +13,7 @@ import msgspec
 
 Role = Literal["viewer", "operator", "admin"]
 """Each may do what those before it may."""
-Via = Literal["token", "session", "anonymous", "command-line"]
+Via = Literal["token", "session", "anonymous", "command-line", "enrolment", "certificate"]
 
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 SECRET_BYTES: Final = 32

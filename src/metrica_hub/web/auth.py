@@ -156,6 +156,20 @@ class Gate:
             raise Unknown(f"This token {why}.", given=True, reason="token-unknown" if held is None else "token-ended")
         return held
 
+    def may_try(self, request: web.Request) -> None:
+        """Let a secret of another kind be tried, unless too many wrong ones came from its address.
+
+        Raises:
+            TooMany: they did.
+        """
+        wait_s = self._failures.wait_s(request[REMOTE], self._now_s())
+        if wait_s:
+            raise TooMany("Too many wrong tokens came from this address; wait.", retry_after_s=wait_s)
+
+    def failed(self, request: web.Request) -> None:
+        """Count a wrong one."""
+        self._failures.note(request[REMOTE], self._now_s())
+
     async def _principal(self, request: web.Request) -> Principal:
         said = request.headers.get("Authorization")
         if said is not None:

@@ -42,7 +42,7 @@ class Repeats:
 
     def once(self, route: Route) -> Handler:
         """Return the handler of ``route``, which does nothing twice for one key."""
-        if route.method != "POST" or not route.path.startswith("/api/"):
+        if route.method != "POST" or not route.path.startswith("/api/") or route.role is None:
             return route.handler
 
         async def handle(request: web.Request) -> web.StreamResponse:

@@ -20,6 +20,7 @@ from metrica_hub.decisions.flow import Load, Marks, Pace, Talkers, rest_s, shoul
 from metrica_hub.errors import BusAway
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterable, Sequence
 
     from metrica_hub.decisions.intake import Delivery
@@ -64,6 +65,8 @@ class Broker:
     """What is taken at most once, so that however much it is, the records are not held up."""
     forsaken: tuple[str, ...] = ()
     """What our session may still be subscribed to, from a time when we wanted it."""
+    tls: Callable[[], ssl.SSLContext] | None = None
+    """Makes what the connection is secured by, at each one; ``None``: no TLS."""
     lasting: bool = True
     """Whether the broker keeps our session, and collects for it, while we are away."""
     keep_alive_s: int = KEEP_ALIVE_S
@@ -313,10 +316,17 @@ class Bus:
         host, port = self._broker.host, self._broker.port
         found, _ = aside(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), "resolver")
         failure = OSError("the name has no address")
+        tls = self._broker.tls
+        context = None if tls is None else await asyncio.to_thread(tls)
+        name = None if context is None else host
         for *_, address in await found:
             try:
                 _, link = await asyncio.get_running_loop().create_connection(
-                    lambda: Link(number, self), _numeric(address), port
+                    lambda: Link(number, self),
+                    _numeric(address),
+                    port,
+                    ssl=context,
+                    server_hostname=name,
                 )
             except OSError as error:
                 failure = error
