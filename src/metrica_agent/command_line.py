@@ -8,7 +8,8 @@ from pathlib import Path
 
 from metrica_agent.console import check, explain, secrets, status, stop_status
 from metrica_agent.console_orders import accept_history, hold, obey, safe_mode
-from metrica_agent.settings import DEFAULT_FILE, Settings
+from metrica_agent.enrolling import VARIABLE, enrol, renew
+from metrica_agent.settings import DEFAULT_FILE, IDENTITY_DIR, Settings
 from metrica_fleet import __version__
 
 
@@ -36,6 +37,7 @@ def make_parser(run: Callable[[Settings], int]) -> argparse.ArgumentParser:
     command("status", "Print what this device runs and wants.", status)
     explaining = command("explain", "Print the last decisions, with the rule and the facts behind each.", explain)
     explaining.add_argument("-n", type=int, default=5, dest="limit", metavar="N", help="how many (default: 5)")
+    _describe_identity(commands.add_parser)
     command("check", "Print what is wrong with this installation, in words.", check)
     opening = command("secrets", "Open the secrets of the releases on this disk, as at boot, for the engine.", secrets)
     opening.add_argument("--key", action="store_true", help="only print this device's public key (age)")
@@ -53,6 +55,36 @@ def make_parser(run: Callable[[Settings], int]) -> argparse.ArgumentParser:
     accepting.add_argument("commit", metavar="COMMIT", help="all 40 digits")
     _reason(accepting)
     return parser
+
+
+def understood_alone(arguments: Sequence[str]) -> int:
+    """Do what needs no settings, which may not be there yet; return the exit code."""
+    asked = make_parser(lambda _: 0).parse_args(arguments)
+    return int(asked.command(None, asked))
+
+
+def _describe_identity(add: Callable[..., argparse.ArgumentParser]) -> None:
+    about = "Make a key, and have the hub sign who this device is; again with the same token where it was interrupted."
+    enrolment = add("enrol", help=about, description=about)
+    enrolment.add_argument("url", metavar="URL", help="the hub's address")
+    enrolment.add_argument("token", nargs="?", metavar="TOKEN", help=f"without: {VARIABLE}, or standard input")
+    enrolment.add_argument(
+        "--pin", metavar="FINGERPRINT", help="sha256: of the hub's certificate, for one not trusted here"
+    )
+    enrolment.add_argument("--plain", action="store_true", help="by http, over a network that is trusted")
+    renewal = add("renew", help=(about := "Get the next certificate now."), description=about)
+    for one, does in ((enrolment, enrol), (renewal, renew)):
+        one.add_argument(
+            "--identity-dir", type=Path, default=Path(IDENTITY_DIR), metavar="DIR", help="default: %(default)s"
+        )
+        one.add_argument("--json", action="store_true", help="for programs")
+        one.set_defaults(command=_without_settings(does))
+
+
+def _without_settings(
+    does: Callable[[argparse.Namespace], int],
+) -> Callable[[Settings | None, argparse.Namespace], int]:
+    return lambda _, asked: does(asked)
 
 
 def _reason(ordering: argparse.ArgumentParser) -> None:

@@ -44,16 +44,23 @@ class Disk:
         path.chmod(mode)
         self._sync(path.parent)
 
-    def write(self, step: str, path: Path, data: bytes) -> None:
-        """Write a new file, read-only."""
+    def write(self, step: str, path: Path, data: bytes, mode: int = FILE) -> None:
+        """Write a new file, read-only or as ``mode`` says."""
         self._at(f"{step}:write")
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fchmod(file.fileno(), FILE)
+            os.fchmod(file.fileno(), mode)
             self._at(f"{step}:fsync")
             os.fsync(file.fileno())
+
+    def replace(self, step: str, path: Path, data: bytes, mode: int = FILE) -> None:
+        """Write a file in the place of one that may be there: whole, or not at all."""
+        new = path.with_name(f".{path.name}.new")
+        new.unlink(missing_ok=True)  # of a power cut
+        self.write(step, new, data, mode)
+        self.rename(step, new, path)
 
     def keep(self, step: str, path: Path, *, executable: bool) -> None:
         """Make a file that somebody else wrote last, and read-only."""

@@ -25,6 +25,7 @@ from metrica_agent.adapters.hardware import this_machine
 from metrica_agent.adapters.host import Host, Sources
 from metrica_agent.adapters.ledger import Ledger
 from metrica_agent.adapters.leftovers import Leftovers
+from metrica_agent.adapters.papers import Identity as Papers
 from metrica_agent.adapters.probes import probe
 from metrica_agent.adapters.spool import Spool
 from metrica_agent.adapters.systemd import Supervisor
@@ -41,6 +42,7 @@ from metrica_agent.tasks.guard import Patience
 from metrica_agent.tasks.notary import Notary
 from metrica_agent.tasks.orders import Orders
 from metrica_agent.tasks.parts import Identity, Pace, Parts
+from metrica_agent.tasks.renewing import Means
 from metrica_agent.tasks.staging import Staging
 from metrica_agent.wake import Wake
 from metrica_agent.wiring import (
@@ -48,6 +50,7 @@ from metrica_agent.wiring import (
     bus_tls,
     engine_environment,
     mirror,
+    own_identity,
     own_signers,
     releases_of,
     require_remotes,
@@ -68,13 +71,18 @@ THREADS = 4
 START_BASE_S = 1.0
 START_CAP_S = 30.0
 _T = TypeVar("_T")
+ALONE = ("enrol", "renew")
+"""Commands that come before there are settings."""
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 well, 1 the answer is no, 2 a mistake in the call or the settings, 3 stuck."""
-    file, command = command_of(sys.argv[1:] if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    if given and given[0] in ALONE:
+        sys.exit(_alone(given))
+    file, command = command_of(given)
     try:
         settings = read_settings(file, os.environ)
         require_remotes(settings, file)
@@ -82,6 +90,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except FleetError as error:
         print(f"metrica-agent: {error.message}", file=sys.stderr)
         sys.exit(EXIT_USAGE if isinstance(error, Unusable) else EXIT_FAILED)
+
+
+def _alone(arguments: Sequence[str]) -> int:
+    """Do what needs no settings; return the exit code."""
+    from metrica_agent.command_line import understood_alone  # noqa: PLC0415 - as in command_of
+
+    try:
+        return understood_alone(arguments)
+    except FleetError as error:
+        print(f"metrica-agent: {error.message}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, Unusable) else EXIT_FAILED
 
 
 def command_of(arguments: Sequence[str]) -> tuple[Path, Callable[[Settings], int]]:
@@ -189,6 +208,7 @@ async def _device(settings: Settings, watchman: Watchman, launched: tuple[Path, 
         journal=settings.cleaning.journal_folder,
         journal_kept_bytes=settings.cleaning.journal_kept_bytes,
     )
+    identity = own_identity(settings)
     git, host = mirror(settings), _host(settings, clock, engine)
     runtime = Staging(
         git=git,
@@ -241,7 +261,7 @@ async def _device(settings: Settings, watchman: Watchman, launched: tuple[Path, 
             engine=engine,
             probe=partial(probe, execute=engine.execute),
             ledger=ledger,
-            bus=Bus(_broker(settings), fleet=fleet, device=settings.device),
+            bus=Bus(_broker(settings, identity), fleet=fleet, device=settings.device),
             clock=clock,
             vitals=host.vitals,
             orders=Orders(spool=Spool(state_dir / SPOOL), wake=orders_given, now_s=clock.now_s, chance=chance),
@@ -249,6 +269,7 @@ async def _device(settings: Settings, watchman: Watchman, launched: tuple[Path, 
             chance=chance,
             limits=settings.strain,
             reserve=reserve,
+            renewing=None if identity is None else Means(identity=identity, ask=identity.ask, wall=clock.time),
             own_signers=signers,
             machine=this_machine(),
             watchman=watchman,
@@ -316,7 +337,8 @@ def _host(settings: Settings, clock: Clock, engine: Engine) -> Host:
     )
 
 
-def _broker(settings: Settings) -> Broker:
+def _broker(settings: Settings, identity: Papers | None) -> Broker:
     bus = settings.bus
+    tls = bus_tls(bus) if identity is None else identity.context
     password_file = Path(bus.password_file) if bus.password_file else None
-    return Broker(host=bus.host, port=bus.port, username=bus.username, password_file=password_file, tls=bus_tls(bus))
+    return Broker(host=bus.host, port=bus.port, username=bus.username, password_file=password_file, tls=tls)

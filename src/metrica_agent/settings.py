@@ -20,6 +20,7 @@ from metrica_fleet.identity import DeviceName, Name
 
 DEFAULT_FILE = Path("/etc/metrica/agent.toml")
 PREFIX = "METRICA_AGENT_"
+IDENTITY_DIR = "/etc/metrica/identity"
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 
 
@@ -66,6 +67,10 @@ class BusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Whether the broker is spoken to by TLS; the system's authorities are trusted where ``ca_file`` names no other."""
     ca_file: str | None = None
     """The authority that signed the broker's certificate; with it TLS is meant."""
+    certificate_file: str | None = None
+    """The device's own certificate, in the place of user and password: TLS 1.3. ``metrica-agent enrol`` gets one."""
+    key_file: str | None = None
+    """Its key."""
 
 
 class ComposeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -160,8 +165,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     agent_update: AgentUpdateSettings = AgentUpdateSettings()
     state_dir: str = "/var/lib/metrica"
     """Ledger, releases, mirror, and the data of workloads."""
-    identity_dir: str = "/etc/metrica/identity"
-    """The device's own keys; the one that opens its secrets is ``device.age``."""
+    identity_dir: str = IDENTITY_DIR
+    """The device's key and certificate, by ``metrica-agent enrol``; what opens its secrets is ``device.age``."""
     secrets_dir: str = SECRETS_ROOT
     """Where secrets are while the machine is on: it must be in memory."""
     heartbeat_s: Seconds = 60.0
@@ -186,6 +191,7 @@ def read_settings(path: Path, environment: Mapping[str, str]) -> Settings:
         read_file=_read_text,
     )
     _require_rising(str(path), read.settings.strain)
+    _require_both(str(path), read.settings.bus)
     return read.settings
 
 
@@ -194,6 +200,12 @@ def _require_rising(file: str, limits: StrainLimits) -> None:
         message = (
             f"{file}: strain: warm_celsius, hot_celsius and critical_celsius must rise in this order; correct them"
         )
+        raise Unusable(message, reason="wrong-type")
+
+
+def _require_both(file: str, bus: BusSettings) -> None:
+    if (bus.certificate_file is None) != (bus.key_file is None):
+        message = f"{file}: bus: certificate_file and key_file go together; write both, or neither"
         raise Unusable(message, reason="wrong-type")
 
 

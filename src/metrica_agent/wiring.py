@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from metrica_agent.adapters.git import Bounds, GitMirror, SshOptions
 from metrica_agent.adapters.git.remote import Remote
+from metrica_agent.adapters.papers import CERTIFICATE, Identity, mutual
 from metrica_agent.adapters.releases import Releases
 from metrica_agent.adapters.vault import Vault
 from metrica_agent.certificates import trust
@@ -36,7 +37,20 @@ def engine_environment(settings: Settings) -> dict[str, str]:
 
 def bus_tls(bus: BusSettings) -> Callable[[], ssl.SSLContext] | None:
     """Return what makes the context for the broker's TLS, at each connection; ``None`` where there is no TLS."""
+    if bus.certificate_file is not None and bus.key_file is not None:
+        return partial(mutual, bus.ca_file, Path(bus.certificate_file), Path(bus.key_file))
     return partial(_trusted, bus.ca_file) if bus.tls or bus.ca_file is not None else None
+
+
+def own_identity(settings: Settings) -> Identity | None:
+    """Return the device's identity where the bus is spoken to with it; ``None``: with a password, or with other files.
+
+    Those other files are somebody else's to renew.
+    """
+    folder = Path(settings.identity_dir)
+    if settings.bus.certificate_file != str(folder / CERTIFICATE):
+        return None
+    return Identity(folder, settings.bus.ca_file)
 
 
 def _trusted(ca_file: str | None) -> ssl.SSLContext:

@@ -2,8 +2,8 @@
 
 Their private names stand in this file alone, and a test fails when one vanishes (CONVENTIONS F3, F4):
 
-aiomqtt   ``_client`` (paho's client), ``_client_connect``, ``_disconnected``, ``_loop``,
-          ``_on_socket_register_write``, ``_queue``
+aiomqtt   ``_client`` (paho's client), ``_client_connect``, ``_connected``, ``_disconnected``, ``_loop``,
+          ``_on_disconnect``, ``_on_socket_register_write``, ``_queue``
 paho      ``_create_socket``, ``_sock_close``
 
 The socket is connected here and handed to paho, for paho connects in a thread that nothing can cancel: a
@@ -15,8 +15,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import select
 import socket
+import ssl
 import threading
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import aiomqtt
@@ -31,11 +34,11 @@ from metrica_fleet.errors import FleetError, NotNow, Unusable
 from metrica_fleet.topics import PRESENCE, Address, Channel, address_of, topic_of
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import AsyncGenerator, AsyncIterator, Callable
     from pathlib import Path
 
     from paho.mqtt.client import Client as Paho
+    from paho.mqtt.client import DisconnectFlags
     from paho.mqtt.reasoncodes import ReasonCode
 
     from metrica_fleet.identity import DeviceId, FleetId
@@ -44,6 +47,10 @@ if TYPE_CHECKING:
 WINDOW: Final = 20
 """Publications that may be on their way at once; aiomqtt's best, and paho's own."""
 
+_FIRST_WORD_S: Final = 2.0
+"""Longer than a round trip; without a ticket, which every TLS library sends, each connection would wait so long."""
+_UNTIMELY: Final = frozenset({9, 10})
+"""OpenSSL's codes of a certificate that is not yet valid, and of one that has expired."""
 _GARBAGE_TOLD: Final = 100
 _TAKEN_OVER: Final = 0x8E
 """MQTT's reason code of a session that another client of the same name has taken."""
@@ -109,8 +116,9 @@ class Bus:
         """Connect; ``will`` is published when the connection ends in any way but through ``Link.leave``.
 
         Raises:
-            NotNow: ``bus-unreachable``, ``bus-refused`` or ``bus-credentials``; inside it ``bus-lost``, or
-                ``bus-taken-over``: another machine goes by our name.
+            NotNow: ``bus-unreachable``, ``bus-refused`` or ``bus-credentials``; ``bus-untimely``: the broker's
+                certificate is not valid by this clock; ``bus-certificate-expired``, ``-revoked`` or ``-refused``: ours
+                is not, to the broker; inside it ``bus-lost``, or ``bus-taken-over``: another machine goes by our name.
         """
         client = self._client(will, await self._password())
         sock = await self._dialled()
@@ -170,6 +178,10 @@ class Bus:
         except TimeoutError as error:
             raise NotNow(f"the broker {host}:{port} does not answer", reason="bus-unreachable") from error
         except OSError as error:
+            if (untimely := _untimely(error, f"{host}:{port}")) is not None:
+                raise untimely from error
+            if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
+                raise _refused(f"{host}:{port}", error.reason) from error
             raise NotNow(f"the broker {host}:{port} can't be reached: {error}", reason="bus-unreachable") from error
 
     async def _greeted(self, client: _Client, sock: socket.socket) -> None:
@@ -180,6 +192,8 @@ class Bus:
             _heed_cancellation()
         except aiomqtt.MqttError as error:
             where = f"{self._broker.host}:{self._broker.port}"
+            if alert := getattr(sock, "alert", ""):
+                raise _refused(where, alert) from error
             if isinstance(error, aiomqtt.MqttCodeError):
                 raise NotNow(f"the broker {where} refuses us: {error}", reason="bus-refused") from error
             raise NotNow(f"the broker {where} does not answer: {error}", reason="bus-unreachable") from error
@@ -325,6 +339,19 @@ class _Client(aiomqtt.Client):
         finally:
             self._answers.pop(info.mid, None)
 
+    def _on_disconnect(
+        self,
+        client: Paho,
+        userdata: object,
+        flags: DisconnectFlags,
+        reason_code: ReasonCode,
+        properties: Properties | None = None,
+    ) -> None:
+        """End the wait for the greeting as well, which aiomqtt lets go on until its time is over."""
+        if not self._connected.done():
+            self._connected.set_exception(aiomqtt.MqttError("it ended the connection before it greeted us"))
+        super()._on_disconnect(client, userdata, flags, reason_code, properties)
+
     def _on_answer(
         self, _client: Paho, _userdata: object, mid: int, reason: ReasonCode, _properties: Properties
     ) -> None:
@@ -362,8 +389,9 @@ class _Client(aiomqtt.Client):
     def drop(self) -> None:
         """Close the socket, if it is open, without a word."""
         self._paho._sock_close()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        if self._disconnected.done() and not self._disconnected.cancelled():
-            self._disconnected.exception()  # seen: asyncio need not complain that nobody looked
+        for one in (self._connected, self._disconnected):
+            if one.done() and not one.cancelled():
+                one.exception()  # seen: asyncio need not complain that nobody looked
 
 
 def _heed_cancellation() -> None:
@@ -378,6 +406,24 @@ def _about_json(packet: int) -> Properties:
     properties.ContentType = "application/json"
     properties.PayloadFormatIndicator = 1
     return properties
+
+
+def _untimely(error: OSError, where: str) -> NotNow | None:
+    """Return what it means that the broker's certificate is not yet, or no more, valid; ``None``: it is not that."""
+    if getattr(error, "verify_code", None) not in _UNTIMELY:
+        return None
+    now = datetime.now(UTC).isoformat(timespec="minutes")
+    message = (
+        f"the certificate of the broker {where} is not valid by this device's clock, which says {now}:"
+        " what runs goes on, and the bus waits until the clock is right"
+    )
+    return NotNow(message, reason="bus-untimely")
+
+
+def _refused(where: str, alert: str) -> NotNow:
+    """Return what the broker's last word before the greeting means."""
+    why = next((one for one in ("expired", "revoked") if one.upper() in alert), "refused")
+    return NotNow(f"the broker {where} refuses this device's certificate: {alert}", reason=f"bus-certificate-{why}")
 
 
 async def _connected(host: str, port: int, timeout_s: float) -> socket.socket:
@@ -427,7 +473,33 @@ async def _resolved(host: str, port: int) -> list[_AddressInfo]:
 def _wrapped(sock: socket.socket, context: Callable[[], ssl.SSLContext], host: str, timeout_s: float) -> ssl.SSLSocket:
     try:
         sock.settimeout(timeout_s)
-        return context().wrap_socket(sock, server_hostname=host)
+        wrapped = context().wrap_socket(sock, server_hostname=host)
     except BaseException:
         sock.close()
         raise
+    try:
+        if hasattr(wrapped, "alert"):
+            _listen_for_a_refusal(wrapped)
+    except BaseException:
+        wrapped.close()
+        raise
+    return wrapped
+
+
+def _listen_for_a_refusal(sock: ssl.SSLSocket) -> None:
+    """Wait for the broker's first word on TLS: a ticket, or why it does not take our certificate.
+
+    In TLS 1.3 that comes after our handshake, and what we sent meanwhile would have the system throw it away.
+    """
+    waiting = select.poll()
+    waiting.register(sock.fileno(), select.POLLIN)
+    if not waiting.poll(1000 * _FIRST_WORD_S):
+        return
+    timeout_s = sock.gettimeout()
+    sock.setblocking(False)  # noqa: FBT003
+    try:
+        if not sock.recv(1):
+            raise ConnectionResetError("it ended the connection after the handshake")
+    except ssl.SSLWantReadError:
+        pass  # a ticket
+    sock.settimeout(timeout_s)

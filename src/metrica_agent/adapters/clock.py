@@ -91,6 +91,10 @@ class Clock:
             return None
         return now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
+    def time(self) -> datetime | None:
+        """Return the time in UTC, or ``None`` while it can't be trusted."""
+        return self._trusted()
+
     def time_in(self, zone: str) -> WallTime | None:
         """Return the time of day in ``zone``; ``None`` while it can't be trusted, or for a zone not known here."""
         now = self._trusted()

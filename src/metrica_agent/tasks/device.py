@@ -26,6 +26,7 @@ from metrica_agent.tasks.heads import HeadTask
 from metrica_agent.tasks.health import HealthTask, Vigil
 from metrica_agent.tasks.machine import MachineTask
 from metrica_agent.tasks.parts import Ledger, Parts
+from metrica_agent.tasks.renewing import RenewalTask
 from metrica_agent.tasks.report import ReportTask, Timing
 from metrica_agent.tasks.stop import StopTask
 from metrica_agent.tasks.sync import Offer, SyncTask
@@ -58,8 +59,11 @@ PULSES_OF = {
     "contact": ("contact",),
     "files": ("files",),
     "upgrade": ("upgrade",),
+    "renewal": ("renewal",),
 }
 """Task -> the loops in it that promise."""
+RENEWAL = "renewal"
+"""A task that only a device with a certificate of its own has."""
 PULSES = tuple(pulse for pulses in PULSES_OF.values() for pulse in pulses)
 
 
@@ -107,7 +111,7 @@ class _Device:
     """The tasks, and the wake-ups between them."""
 
     def __init__(self, parts: Parts) -> None:
-        self.pulses = {name: Pulse() for name in PULSES}
+        self.pulses = {name: Pulse() for name in PULSES if name != RENEWAL or parts.renewing is not None}
         now_s, pulses = parts.clock.now_s, self.pulses
         converge, health, sync = (Wake(now_s, pulses[name]) for name in ("converge", "health", "sync"))
         report = Wake(now_s, pulses["talk"])
@@ -261,8 +265,21 @@ class _Device:
             timing=Timing(heartbeat_s=parts.pace.heartbeat_s),
             slower=lambda: SLOWER if in_words(self.convergence.memory.strain) else 1,
             on_link=self._linked,
+            on_trouble=self._troubled,
             pulse=pulses["heartbeats"],
             talking=pulses["talk"],
+        )
+        self.renewal = (
+            None
+            if parts.renewing is None
+            else RenewalTask(
+                means=parts.renewing,
+                turn=self.report.turn,
+                ledger=teller,
+                clock=parts.clock,
+                wake=Wake(now_s, pulses[RENEWAL]),
+                pulse=pulses[RENEWAL],
+            )
         )
         parts.orders.pulse = pulses["orders"]
         parts.orders.on_signed = self.stop.taken
@@ -306,6 +323,7 @@ class _Device:
             "commands": self.commands.run,
             "contact": self.contact.run,
             "upgrade": self.upgrade.run,
+            **({} if self.renewal is None else {RENEWAL: self.renewal.run}),
             **self._guard(),
         }
 
@@ -391,6 +409,12 @@ class _Device:
     def _linked(self, stands: bool) -> None:  # noqa: FBT001 - a callback
         self.contact.linked(stands)
         self.commands.linked(stands)
+        if self.renewal is not None:
+            self.renewal.linked(stands)
+
+    def _troubled(self, reason: str) -> None:
+        if self.renewal is not None:
+            self.renewal.troubled(reason)
 
     def _stop_in_force(self) -> str | None:
         """Return what stop is in force, in words."""

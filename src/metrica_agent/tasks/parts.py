@@ -18,6 +18,7 @@ from metrica_agent.tasks.health import Probe
 from metrica_agent.tasks.machine import Reserve
 from metrica_agent.tasks.notary import Notary
 from metrica_agent.tasks.orders import Orders
+from metrica_agent.tasks.renewing import Means
 from metrica_agent.tasks.report import Bus, Outbox
 from metrica_agent.tasks.sync import Git
 from metrica_fleet.identity import BootId, DeviceId, FleetId
@@ -120,6 +121,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     limits: StrainLimits = StrainLimits()
     """Where strain begins."""
     reserve: Reserve | None = None
+    renewing: Means | None = None
+    """What keeps the device's certificate good; ``None``: it has none, or it is somebody else's to renew."""
     own_signers: str | None = None
     """The device's own ``allowed_signers``; ``None``: commits need no signature."""
     machine: tuple[str, ...] = ()

@@ -137,6 +137,10 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """Each time one record: a hub that is away for hours finds no more than that in the broker's queue."""
 
 
+def _untold(_reason: str) -> None:
+    """Nobody asks."""
+
+
 def _unheard(_channel: Channel, _signed: Signed) -> None:
     """Nobody listens."""
 
@@ -159,6 +163,8 @@ class ReportTask:
     """To be nudged when there is a new record, or the status changed."""
     on_signed: Callable[[Channel, Signed], None] = _unheard
     """Called with each signed text that is heard, whoever may have signed it."""
+    on_trouble: Callable[[str], None] = _untold
+    """Told why a connection came to nothing, or ended."""
     slower: Callable[[], float] = lambda: 1
     """How many times rarer heartbeats are now."""
     timing: Timing = field(default_factory=Timing)
@@ -177,6 +183,9 @@ class ReportTask:
     _vitals: Vitals = field(default_factory=Vitals)
     _heartbeat_s: float = 0.0
     """Until the next heartbeat, as it was last decided."""
+    _connecting: asyncio.Task[None] | None = None
+    _turning: bool = False
+    """Whether the connection that stands is given up for another one."""
     _talk: Talk | None = None
     """Over the connection that stands."""
     _trouble: str | None = None
@@ -228,9 +237,11 @@ class ReportTask:
         a cancellation of ours that comes together with the failure. What groups inside leave behind ends with the task.
         """
         connection = asyncio.create_task(self._connect(), name="connection")  # noqa: TID251 - owned and awaited here
+        self._connecting, self._turning = connection, False
         try:
             await asyncio.wait([connection])
         finally:
+            self._connecting = None
             connection.cancel()
             await asyncio.wait([connection])
             failure = None if connection.cancelled() else connection.exception()
@@ -244,6 +255,8 @@ class ReportTask:
             try:
                 await Talk(self, link).hold(self._presence("online", "connected", number))
             except asyncio.CancelledError:
+                if self._turning:
+                    raise
                 await link.leave(self._presence("offline", "shutdown", number))
                 raise
             finally:
@@ -273,7 +286,14 @@ class ReportTask:
         if reason != self._trouble:
             log.info("bus_away", reason=reason, error=str(first))
         self._trouble = reason
+        self.on_trouble(str(reason))
         return str(reason)
+
+    def turn(self) -> None:
+        """Connect anew, without a word of farewell: a link that is back within the will's delay tells nothing."""
+        if self._connecting is not None:
+            self._turning = True
+            self._connecting.cancel()
 
     async def answer(self, answer: Answer) -> None:
         """Publish what came of a command, and wait until the broker has it.
