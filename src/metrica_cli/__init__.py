@@ -7,6 +7,7 @@ output      data to standard output, the rest to standard error; questions
 
 access      hub and token: login, context, whoami, version, check, key
 devices     devices, device, top, wait, open
+enrolling   device add, revoke, identity
 events      events
 commanding  sync, restart, redeploy, logs, reboot, safe-mode, hold, collect, explain, accept-history; commands
 rollout     rollout status, devices, pause, resume, abort, history

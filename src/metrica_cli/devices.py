@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import App, Parameter
 
+from metrica_cli import enrolling
 from metrica_cli.fleet import (
     DEVICE_HEADS,
     LOAD_HEADS,
@@ -56,7 +57,10 @@ def register(app: App) -> None:
         "metrica devices -w -l role=camera            those of a role, as they change",
         "metrica devices -l offline=true -o name      for a script",
     )
-    add(app, device, "metrica device pi-01")
+    one = App(name="device", help="Show one device; let one in to the bus, or lock it out.", help_epilogue="")
+    one.default(device)
+    enrolling.register(one)
+    app.command(one)
     add(app, top, "metrica top -w")
     add(
         app,

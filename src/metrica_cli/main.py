@@ -39,6 +39,7 @@ For example:
   metrica login https://hub.example.org   keep its address and a token
   metrica devices -w                      every device, problems first, as it changes
   metrica device pi-01                    one device: facts, why, last events
+  metrica device add pi-02 --role camera  let one in: a line to paste on the Pi
   metrica logs pi-01 web -f               what a service writes
   metrica events -f --kind 'release.*'    what happens
   metrica lint                            check the repository here before a push

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import re
 import socket
 from dataclasses import dataclass
@@ -35,10 +36,29 @@ class Answers:
     bus_username: str
     bus_password: str
     bus_ca: str | None
+    identity: str | None = None
+    """The folder of the device's certificate; ``None``: it has a password."""
 
-    def settings(self) -> dict[str, str | int | list[str]]:
-        """Return the keys of ``agent.toml`` that are this device's own."""
+    def settings(self) -> dict[str, str | int | list[str] | None]:
+        """Return the keys of ``agent.toml`` that are this device's own; ``None``: the line is to be no setting."""
+        if self.identity is not None:
+            return {
+                **self._general(),
+                "bus.username": None,
+                "bus.password_file": None,
+                "bus.ca_file": f"{self.identity}/ca.crt",
+                "bus.certificate_file": f"{self.identity}/device.crt",
+                "bus.key_file": f"{self.identity}/device.key",
+            }
         tls: dict[str, str | int | list[str]] = {"bus.ca_file": "/etc/metrica/bus_ca.crt"} if self.bus_ca else {}
+        return {
+            **self._general(),
+            "bus.username": self.bus_username,
+            "bus.password_file": "/etc/metrica/bus_password",
+            **tls,
+        }
+
+    def _general(self) -> dict[str, str | int | list[str] | None]:
         branch: dict[str, str | int | list[str]] = {"git.branch": self.branch} if self.branch != "main" else {}
         return {
             "fleet": self.fleet,
@@ -46,10 +66,7 @@ class Answers:
             "git.remotes": self.remotes,
             "bus.host": self.bus_host,
             "bus.port": self.bus_port,
-            "bus.username": self.bus_username,
-            "bus.password_file": "/etc/metrica/bus_password",
             **branch,
-            **tls,
         }
 
 
@@ -75,6 +92,36 @@ def answered(flags: Namespace, *, may_ask: bool) -> Answers:
         bus_username=flags.bus_username or device,
         bus_password=_secret(flags.bus_password_file, "--bus-password-file", "This device's password on the bus", ask),
         bus_ca=None if ca is None else _content(ca, "--bus-ca"),
+    )
+
+
+def enrolled(flags: Namespace, folder: Path, *, may_ask: bool) -> Answers | None:
+    """Return what the hub said when this device enrolled; flags count for more. ``None``: it did not enrol.
+
+    Raises:
+        Refused: what it said can't be read, or the fleet repository's address is missing.
+    """
+    file = folder / "hub.json"
+    if not file.exists():
+        return None
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+        remotes: list[str] = said.get("remotes") or []
+        fleet, device, host, port = said["fleet"], said["device"], said["bus"]["host"], said["bus"]["port"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise Refused(f"{file} can't be read ({error}): enrol again, by a new line of metrica device add.") from error
+    ask = _Asker(may_ask=may_ask)
+    return Answers(
+        fleet=_name(str(fleet), "fleet"),
+        device=_name(str(device), "device"),
+        remotes=flags.git or list(remotes) or ask.text("--git", "Address of the fleet repository").split(),
+        branch=flags.branch,
+        bus_host=flags.bus_host or str(host),
+        bus_port=flags.bus_port or int(port),
+        bus_username="",
+        bus_password="",
+        bus_ca=None,
+        identity=str(folder),
     )
 
 

@@ -27,6 +27,7 @@ STEPS: Final[tuple[tuple[str, Callable[[Work], Change | None]], ...]] = (
     ("memory cgroup", steps.memory_cgroup),
     ("agent", steps.agent),
     ("launcher", steps.launcher),
+    ("identity", steps.identity),
     ("settings", steps.settings),
     ("secrets", steps.secrets),
     ("service", steps.service),
@@ -129,6 +130,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--check", action="store_true", help="only say what would be done")
     parser.add_argument("--no-start", action="store_true", help="install, and start nothing: for a card that is copied")
     parser.add_argument("--uninstall", action="store_true", help="take the agent away; data and settings stay")
+    line = parser.add_argument_group("the line that metrica device add prints: it says all about this device")
+    line.add_argument("--enrol", metavar="URL", help="the hub that lets this device in")
+    line.add_argument("--token", metavar="TOKEN", help="good once, for this device")
+    line.add_argument(
+        "--pin", metavar="FINGERPRINT", help="sha256: of the hub's certificate, where it is not trusted here"
+    )
+    line.add_argument("--plain", action="store_true", help="by http, over a network that is trusted")
     own = parser.add_argument_group(
         "this device (only for the first time: /etc/metrica/agent.toml is never written over)"
     )

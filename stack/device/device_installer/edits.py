@@ -70,8 +70,8 @@ def _merged(found: dict[str, Json], ours: dict[str, Json], within: str) -> tuple
     return merged, tuple(kept)
 
 
-def filled_in(template: str, values: dict[str, str | int | list[str]]) -> str:
-    """Return ``agent.toml`` made from the commented one: ``values`` by ``key`` or ``table.key``.
+def filled_in(template: str, values: dict[str, str | int | list[str] | None]) -> str:
+    """Return ``agent.toml`` made from the commented one: ``values`` by ``key`` or ``table.key``; ``None``: no setting.
 
     A line that is commented out is taken for its key, too; the comment behind a value stays.
 
@@ -83,7 +83,8 @@ def filled_in(template: str, values: dict[str, str | int | list[str]]) -> str:
         if header := re.match(r"#? ?\[(\w+)\]", line):
             table = f"{header[1]}."
         elif (pair := re.match(r"(?:# )?(\w+) = (?:\"[^\"]*\"|\[[^\]]*\]|\S+)(.*)", line)) and table + pair[1] in rest:
-            lines.append(f"{pair[1]} = {_toml(rest.pop(table + pair[1]))}{pair[2]}")
+            value = rest.pop(table + pair[1])
+            lines.append(f"# {line.removeprefix('# ')}" if value is None else f"{pair[1]} = {_toml(value)}{pair[2]}")
             continue
         lines.append(line)
     if rest:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from device_installer.answers import Answers, Refused, answered, loki_password
+from device_installer.answers import Answers, Refused, answered, enrolled, loki_password
 from device_installer.edits import (
     Unreadable,
     filled_in,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 CONFIGURATION: Final = Path("/etc/metrica")
 SETTINGS: Final = CONFIGURATION / "agent.toml"
+IDENTITY: Final = CONFIGURATION / "identity"
 AGENT: Final = Path("/opt/metrica/agent")
 """A link to one of VERSIONS, switched by one rename; the package metrica-agent has a folder there."""
 VERSIONS: Final = Path("/opt/metrica/versions")
@@ -83,7 +84,8 @@ class Work:
     def answers(self) -> Answers:
         """Return what the operator says, asked for once and only when needed."""
         if self._answers is None:
-            self._answers = answered(self.flags, may_ask=self.may_ask)
+            known = enrolled(self.flags, IDENTITY, may_ask=self.may_ask)
+            self._answers = known or answered(self.flags, may_ask=self.may_ask)
         return self._answers
 
     def put(self, name: str, path: Path) -> Change | None:
@@ -117,7 +119,9 @@ def require_a_device(work: Work) -> None:
         )
     if shutil.disk_usage("/").free < ENOUGH_FREE_BYTES:
         raise Refused("Less than 1 GiB is free on /: free some, for images and updates need room.")
-    if not SETTINGS.exists():
+    if (work.flags.enrol is None) != (work.flags.token is None):
+        raise Refused("--enrol and --token go together: paste the whole line of metrica device add.")
+    if not SETTINGS.exists() and work.flags.enrol is None:
         _ = work.answers  # asked at the beginning, so that one may walk away
 
 
@@ -131,7 +135,7 @@ def agent_is_packaged(work: Work) -> bool:
 
 def packages(work: Work) -> Change | None:
     """Return what is missing of Debian's packages that agent and installer call."""
-    missing = work.machine.lacks("python3-venv", "ca-certificates", "openssh-client", "iproute2")
+    missing = work.machine.lacks("python3-venv", "ca-certificates", "openssh-client", "openssl", "iproute2")
     if not missing:
         return None
     return Change(f"Debian packages: {' '.join(missing)}", partial(work.machine.install, *missing))
@@ -370,14 +374,44 @@ def launcher(work: Work) -> Change | None:
     return Change(f"{LAUNCHER}: starts the agent", make)
 
 
+def identity(work: Work) -> Change | None:
+    """Return the device's key and certificate, by the token of the pasted line."""
+    flags = work.flags
+    if flags.enrol is None or work.machine.text(IDENTITY / ".token") == _mark(flags.token):
+        return None
+
+    def make() -> None:
+        arguments = [*(["--pin", flags.pin] if flags.pin else []), *(["--plain"] if flags.plain else [])]
+        # The token not among the arguments: those are in the log, and everybody on the machine reads them.
+        secret = {"METRICA_ENROLMENT_TOKEN": flags.token}
+        program = str(AGENT / "bin/metrica-agent")
+        work.machine.run(program, "enrol", flags.enrol, *arguments, "--identity-dir", str(IDENTITY), environment=secret)
+        work.machine.write(IDENTITY / ".token", _mark(flags.token), 0o600)
+        _ = work.answers  # now that the hub has said them
+        if SETTINGS.exists() and str(IDENTITY) not in (work.machine.text(SETTINGS) or ""):
+            work.notes.append(
+                f"{SETTINGS} was there before: write {IDENTITY}/device.crt and device.key into its [bus], as"
+                " certificate_file and key_file, ca.crt as ca_file, take username and password_file out, and restart."
+            )
+
+    return Change(f"{IDENTITY}: key and certificate, by {flags.enrol}", make)
+
+
+def _mark(token: str) -> str:
+    """Return by what a token is known again that was used."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
 def settings(work: Work) -> Change | None:
     """Return the agent's settings and secrets, if they are not there: what is there is never written over."""
     if SETTINGS.exists():
         return None
+    if work.flags.check and work.flags.enrol is not None and not (IDENTITY / "hub.json").exists():
+        return Change(f"{SETTINGS}: as the hub says", lambda: None)
     template = (work.ours / "agent.toml").read_text(encoding="utf-8")
     answers = work.answers
     files = {
-        CONFIGURATION / "bus_password": f"{answers.bus_password}\n",
+        CONFIGURATION / "bus_password": None if answers.identity else f"{answers.bus_password}\n",
         CONFIGURATION / "bus_ca.crt": answers.bus_ca,
         SETTINGS: filled_in(template, answers.settings()),
     }
