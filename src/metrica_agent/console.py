@@ -13,14 +13,18 @@ import shutil
 import ssl
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from metrica_agent.adapters.bus import UNTIMELY
 from metrica_agent.adapters.cgroups import limits_memory
 from metrica_agent.adapters.clock import Clock
 from metrica_agent.adapters.compose import Engine
 from metrica_agent.adapters.git.remote import Remote
 from metrica_agent.adapters.ledger import recent_decisions, recent_events, remembered
+from metrica_agent.adapters.papers import papers_of
 from metrica_agent.adapters.versions import in_words as in_words_of_versions
 from metrica_agent.adapters.versions import told_by_the_launcher
 from metrica_agent.decisions.preflight import needs
@@ -45,6 +49,7 @@ from metrica_agent.wiring import (
 from metrica_fleet.errors import NotNow, Unusable
 from metrica_fleet.identity import CommitId, short
 
+_WAITS = "the bus waits for the right time, and all else goes on"
 ENOUGH_FREE_BYTES = 512 * 1024 * 1024
 
 
@@ -63,6 +68,7 @@ def status(settings: Settings, _: argparse.Namespace) -> int:
         ("confirmed", _deployed(memory)),
         ("trial", _trial(memory.trial)),
         ("last refused", _refused(memory)),
+        *_papers(settings.bus),
         *claimed(path),
     ]
     for name, value in rows:
@@ -82,6 +88,12 @@ def _agent(ledger: Path) -> list[tuple[str, str]]:
     rows = [] if launched is None else [("agent", in_words_of_versions(launched[0]))]
     found = (decision.facts.get("agent") for _, decision in recent_decisions(ledger, 1))
     return rows + [("its version", str(seen)) for seen in found if seen is not None]
+
+
+def _papers(bus: BusSettings) -> list[tuple[str, str]]:
+    if bus.certificate_file is None:
+        return []
+    return [("certificate", asyncio.run(_certificate(Path(bus.certificate_file))).says)]
 
 
 def _waits(memory: Memory) -> str:
@@ -190,6 +202,8 @@ async def _findings(settings: Settings) -> AsyncIterator[Found]:
     yield _state_dir(Path(settings.state_dir))
     yield _room(Path(settings.state_dir))
     yield _clock()
+    if settings.bus.certificate_file is not None:
+        yield await _certificate(Path(settings.bus.certificate_file))
     yield _memory_limits()
     yield _agent_versions()
     async for found in _engine(settings):
@@ -226,6 +240,24 @@ def _clock() -> Found:
     if Clock.of_this_machine().wall() is not None:
         return Found("clock", "the wall clock is synchronised")
     return Found("clock", "not synchronised yet: events carry the time since boot; nothing else depends on it")
+
+
+async def _certificate(file: Path) -> Found:
+    papers, now, what = await papers_of(file), datetime.now(UTC), "certificate"
+    if papers is None:
+        return Found(
+            what, f"{file} is not there, or is none", "metrica-agent enrol, by metrica device add"
+        )
+    if now < papers.not_before:
+        return Found(what, f"good from {_day(papers.not_before)} on, and this clock says {_day(now)}: {_WAITS}")
+    if now > papers.not_after:
+        says = f"it ended on {_day(papers.not_after)} by this clock, and the agent asks for another"
+        return Found(what, says, "metrica-agent renew says why none comes")
+    return Found(what, f"good until {_day(papers.not_after)}; the agent renews it by itself")
+
+
+def _day(at: datetime) -> str:
+    return f"{at:%Y-%m-%d}"
 
 
 def _memory_limits() -> Found:
@@ -329,10 +361,18 @@ async def _broker(bus: BusSettings) -> Found:
     where, tls = f"{bus.host}:{bus.port}", bus_tls(bus)
     try:
         async with asyncio.timeout(5):
-            _, writer = await asyncio.open_connection(bus.host, bus.port, ssl=None if tls is None else tls())
+            reader, writer = await asyncio.open_connection(bus.host, bus.port, ssl=None if tls is None else tls())
+            if bus.certificate_file is not None:
+                await _first_word(reader)
     except NotNow as error:
         return Found("broker", error.message, "put the authority there (bus.ca_file)")
     except ssl.SSLError as error:
+        if "ALERT" in (error.reason or ""):
+            way_out = "revoked: metrica device add; expired: the agent asks for another by itself"
+            return Found("broker", f"{where} refuses this device's certificate ({error.reason})", way_out)
+        if getattr(error, "verify_code", None) in UNTIMELY:
+            says = f"the certificate of {where} is not valid by this clock, which says {_day(datetime.now(UTC))}"
+            return Found("broker", f"{says}: {_WAITS}", "wait until the clock is synchronised, or look why it is not")
         says = f"{where} answers, but not with TLS that we trust ({error.reason or error})"
         return Found("broker", says, "bus.ca_file has to be the authority of its certificate, bus.host the name in it")
     except OSError as error:
@@ -340,6 +380,13 @@ async def _broker(bus: BusSettings) -> Found:
         return Found("broker", says, "the device works on and keeps what it has to say until it is back")
     writer.close()
     return Found("broker", f"{where} answers{'' if tls is None else ', by TLS that we trust'}")
+
+
+async def _first_word(reader: asyncio.StreamReader) -> None:
+    """Hear whether our certificate is refused: in TLS 1.3 that comes after the handshake. A broker says nothing else."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            await reader.read(1)
 
 
 async def _confirmed_files(settings: Settings) -> Found | None:

@@ -49,7 +49,7 @@ WINDOW: Final = 20
 
 _FIRST_WORD_S: Final = 2.0
 """Longer than a round trip; without a ticket, which every TLS library sends, each connection would wait so long."""
-_UNTIMELY: Final = frozenset({9, 10})
+UNTIMELY: Final = frozenset({9, 10})
 """OpenSSL's codes of a certificate that is not yet valid, and of one that has expired."""
 _GARBAGE_TOLD: Final = 100
 _TAKEN_OVER: Final = 0x8E
@@ -410,7 +410,7 @@ def _about_json(packet: int) -> Properties:
 
 def _untimely(error: OSError, where: str) -> NotNow | None:
     """Return what it means that the broker's certificate is not yet, or no more, valid; ``None``: it is not that."""
-    if getattr(error, "verify_code", None) not in _UNTIMELY:
+    if getattr(error, "verify_code", None) not in UNTIMELY:
         return None
     now = datetime.now(UTC).isoformat(timespec="minutes")
     message = (
