@@ -245,9 +245,7 @@ def _clock() -> Found:
 async def _certificate(file: Path) -> Found:
     papers, now, what = await papers_of(file), datetime.now(UTC), "certificate"
     if papers is None:
-        return Found(
-            what, f"{file} is not there, or is none", "metrica-agent enrol, by metrica device add"
-        )
+        return Found(what, f"{file} is not there, or is none", "metrica-agent enrol, by metrica device add")
     if now < papers.not_before:
         return Found(what, f"good from {_day(papers.not_before)} on, and this clock says {_day(now)}: {_WAITS}")
     if now > papers.not_after:
@@ -383,7 +381,7 @@ async def _broker(bus: BusSettings) -> Found:
 
 
 async def _first_word(reader: asyncio.StreamReader) -> None:
-    """Hear whether our certificate is refused: in TLS 1.3 that comes after the handshake. A broker says nothing else."""
+    """Hear whether our certificate is refused: TLS 1.3 says so after the handshake. A broker says nothing else."""
     with suppress(TimeoutError):
         async with asyncio.timeout(1):
             await reader.read(1)
