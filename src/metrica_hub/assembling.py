@@ -36,6 +36,7 @@ from metrica_hub.adapters.store.writer import Writer
 from metrica_hub.admission import admission
 from metrica_hub.decisions.broker_figures import FIGURES
 from metrica_hub.decisions.retention import Growing
+from metrica_hub.decisions.share import group_of
 from metrica_hub.decisions.silence import Ear
 from metrica_hub.enrolling import enrolling
 from metrica_hub.errors import Misconfigured
@@ -79,7 +80,6 @@ if TYPE_CHECKING:
     from metrica_hub.settings import Settings
     from metrica_hub.web.routing import Handler, Route
 
-SHARE_GROUP: Final = "hub"
 _SHARE_KEEP_ALIVE_S: Final = 10
 """A hub that is frozen or cut off is dealt records for half as long again: less than a device waits to send again."""
 
@@ -353,13 +353,14 @@ def leading(parts: Settings) -> Broker:
 
 def _sharing(parts: Settings) -> Broker:
     """Return how a hub takes its part of the records: under an id of its own, which the broker forgets with it."""
-    fleet = FleetId(parts.fleet)
+    fleet, account = FleetId(parts.fleet), _account(parts.bus)
+    group = group_of(account.password if account is not None else None)
     return Broker(
         parts.bus.host,
         parts.bus.port,
         f"metrica-{fleet}-hub-{secrets.token_hex(8)}",
-        (shared(every_device(fleet, RECORDS), SHARE_GROUP),),
-        _account(parts.bus),
+        (shared(every_device(fleet, RECORDS), group),),
+        account,
         tls=_tls(parts.bus),
         lasting=False,
         keep_alive_s=_SHARE_KEEP_ALIVE_S,

@@ -19,7 +19,8 @@ from tests.fixtures.shipped_broker import ShippedBroker
 
 from metrica_fleet.errors import Unusable
 from metrica_fleet.identity import DeviceId, FleetId
-from metrica_fleet.topics import CHANNELS, RECORDS, ROOT, Address, address_of, topic_of
+from metrica_fleet.topics import CHANNELS, RECORDS, ROOT, Address, address_of, every_device, shared, topic_of
+from metrica_hub.decisions.share import group_of
 
 if TYPE_CHECKING:
     import ssl
@@ -371,3 +372,24 @@ def filters(how: str) -> tuple[str, ...]:
             return ("#", "+/+/+/#", "$SYS/#", "$CONTROL/#")
         case _:
             return tuple(f"$share/anybody/{topic}" for topic in TOPICS)
+
+
+@pytest.mark.parametrize("secret", [None, b"the password of hub"])
+async def test_a_device_in_the_hubs_group_takes_records_away_so_its_name_is_a_secret(
+    broker: ShippedBroker, fleet: Fleet, secret: bytes | None
+) -> None:
+    topic = topic_of(Address(FleetId("harbour"), RECORDS, DeviceId("pi-01")))
+    records = every_device(FleetId("harbour"), RECORDS)
+    async with (
+        await entering(broker, fleet, "hub") as hub,
+        await entering(broker, fleet, "pi-02") as evil,
+        await entering(broker, fleet, "pi-01") as device,
+    ):
+        await hub.subscribed(shared(records, group_of(secret)))
+        await evil.subscribed(*(shared(records, group) for group in ("hub", group_of(b"a guess"))))
+        for number in range(10):
+            await device.published(topic, str(number).encode())
+        await hub.caught_up()
+        await evil.caught_up()
+        assert evil.received == []
+        assert len(hub.received) == (5 if secret is None else 10)

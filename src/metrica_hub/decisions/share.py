@@ -10,11 +10,22 @@ in the broker's queue.
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import dataclass
 from typing import Final
 
+_PURPOSE: Final = b"metrica: the group that shares records"
 LOOKS_IN_VAIN: Final = 15
 """So often nothing was committed of what waits. Not a time: a hub that was frozen has not looked."""
+
+
+def group_of(secret: bytes | None) -> str:
+    """Return the name of the group that the hubs share the records in, by the broker's password that they share.
+
+    Nobody is kept from joining a group whose name he knows, and what the broker deals to one who may not read it is
+    dropped: a device could swallow its part of all records. So the name can't be guessed; ``None``: there is no secret.
+    """
+    return "hub" if secret is None else f"hub-{hmac.digest(secret, _PURPOSE, 'sha256')[:16].hex()}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrica_hub.decisions.share import LOOKS_IN_VAIN, Part, looked
+from metrica_hub.decisions.share import LOOKS_IN_VAIN, Part, group_of, looked
 
 
 def after(looks: list[tuple[int, int]]) -> Part:
@@ -33,3 +33,10 @@ def test_it_is_taken_again_when_all_that_waited_is_committed_and_not_before() ->
 @given(st.lists(st.integers(0, 3), max_size=50))
 def test_without_anything_that_waits_it_is_always_taken(batches: list[int]) -> None:
     assert after([(0, count) for count in batches]).taken
+
+
+def test_the_group_of_the_hubs_has_a_name_that_who_does_not_know_their_password_can_not_guess() -> None:
+    assert group_of(None) == "hub"
+    assert group_of(b"one") == group_of(b"one") != group_of(b"two")
+    assert "one" not in group_of(b"one")
+    assert len(group_of(b"one")) == len("hub-") + 32
