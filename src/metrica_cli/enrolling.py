@@ -65,7 +65,7 @@ def add_(
     file: Annotated[Path | None, Parameter(name="--file", help="CSV without a head: device,role.")] = None,
     number: Annotated[int | None, Parameter(name="--count", help="So many, by the next free numbers.")] = None,
     into: Annotated[
-        Path | None,
+        str | None,
         Parameter(name="--into", help="Where the lines go: a file, or a folder that ends in / or is there."),
     ] = None,
     hours: Annotated[
@@ -191,16 +191,17 @@ def _require_roles(wanted: Sequence[Wanted], repository: Path) -> None:
             raise Trouble(f"there is no roles/{one.role} here", code=Exit.NOT_FOUND, advice="make the role first")
 
 
-def _give_out(lines: dict[str, str], into: Path | None) -> None:
+def _give_out(lines: dict[str, str], into: str | None) -> None:
     if into is None:
         say("\n".join(lines.values()))
         return
-    if into.is_dir() or str(into).endswith(os.sep):
+    place = Path(into)
+    if place.is_dir() or into.endswith(os.sep):
         for device, one in lines.items():
-            _write(into / f"{device}.line", f"{one}\n", _SECRET)
+            _write(place / f"{device}.line", f"{one}\n", _SECRET)
         tell(f"{count(len(lines), 'line')} in {into}: one file a card")
     else:
-        _write(into, "".join(f"{device}\t{one}\n" for device, one in lines.items()), _SECRET)
+        _write(place, "".join(f"{device}\t{one}\n" for device, one in lines.items()), _SECRET)
         tell(f"{count(len(lines), 'line')} in {into}")
 
 

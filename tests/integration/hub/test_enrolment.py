@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import shutil
 import subprocess
 import sys
@@ -340,3 +341,32 @@ def test_papers_are_read_as_openssl_prints_them(fleet: PaperFleet, tmp_path: Pat
     assert papers is not None
     assert f"{papers.not_after:%Y-%m-%dT%H:%M:%SZ}" == said["not_after"]
     assert asyncio.run(papers_of(tmp_path / "nothing")) is None
+
+
+def test_an_operator_adds_devices_by_lines_to_paste_and_locks_one_out(fleet: PaperFleet, tmp_path: Path) -> None:
+    checkout, cards = tmp_path / "fleet", tmp_path / "cards"
+    for folder in ("devices", "roles/camera"):
+        (checkout / folder).mkdir(parents=True)
+    (checkout / "fleet.toml").write_text('name = "test"\n')
+    (checkout / "devices/op-01.toml").write_text('role = "camera"\n')
+    (tmp_path / "token").write_text(fleet.operator)
+    where = ("--hub", fleet.hub_at.url, "--token-file", str(tmp_path / "token"))
+
+    def metrica(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "metrica_cli", "device", *arguments, *where]
+        return subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=120, check=False)
+
+    assert "no role is named" in metrica("add", "op-02").stderr
+    many = metrica("add", "op-", "--count", "2", "--role", "camera", "--into", f"{cards}/")
+    assert many.returncode == 0, many.stderr
+    assert sorted(path.name for path in cards.iterdir()) == ["op-02.line", "op-03.line"]
+    assert {path.stat().st_mode & 0o777 for path in cards.iterdir()} == {0o600}
+    assert (checkout / "devices/op-03.toml").read_text() == 'role = "camera"\n'
+    one = metrica("add", "op-01")
+    words = shlex.split(one.stdout)
+    assert words[:4] == ["sudo", "scripts/install-agent", "--enrol", fleet.hub_at.url]
+    assert words[4] == "--token"
+    assert enrolled(tmp_path / "op-01", fleet.hub_at, words[5]).device == "op-01"
+    assert "op-01" in metrica("identity").stdout
+    assert "1 certificate taken back" in metrica("revoke", "op-01", "--reason", "lost", "--yes").stdout
+    assert "revoked" in metrica("identity", "op-01").stdout
