@@ -33,7 +33,7 @@ def found(root: Path, text: str, name: str = COMPOSE) -> list[int | None]:
         (COMPOSE, "      AWS: AKIA" + "IOSFODNN7EXAMPLQ"),
         (COMPOSE, "      URL: postgres://user:pa55word@host/db"),
         (COMPOSE, "      HUB: mtr_" + "a1B2" * 9),
-        (COMPOSE, f"      KEY: {pyrage.x25519.Identity.generate()}"),
+        pytest.param(COMPOSE, f"      KEY: {pyrage.x25519.Identity.generate()}", id="a key of age"),
         ("devices/pi-01.toml", 'WIFI_PASSWORD = "correct horse battery"'),
         ("devices/pi-01.toml", 'SECRET_KEY = "b7f9c3d2e1a0b7f9c3d2e1a0b7f9c3d2"'),
         ("roles/camera/app.env", "TOKEN=abc123verysecret"),
@@ -54,7 +54,9 @@ def test_a_secret_in_the_clear_is_found_with_its_line(tmp_path: Path, name: str,
         (COMPOSE, "      HUB: mtr_" + "a1B2" * 9 + "  # pragma: allowlist secret"),
         (COMPOSE, "secrets: {wifi: {file: '${METRICA_SECRETS}/wifi'}}"),
         (COMPOSE, "    secrets: [wifi-password]"),
-        ("devices/pi-01.toml", f'age = "{pyrage.x25519.Identity.generate().to_public()}"'),
+        pytest.param(
+            "devices/pi-01.toml", f'age = "{pyrage.x25519.Identity.generate().to_public()}"', id="a public key of age"
+        ),
         ("devices/pi-01.toml", 'COMMIT = "fd3b98098aabc0b8e7b8e6e8f0a4b5f8c5b1d2e3"'),
         ("roles/camera/app.env", "PASSWORD="),
         (
