@@ -190,13 +190,13 @@ def _request(key: Path) -> str:
 
 def _age_key(folder: Path, disk: Disk) -> str:
     """Return the public half of the device's age key; made once, and kept by every enrolment after that."""
-    from pyrage import x25519  # noqa: PLC0415 - renewing does without
+    import pyrage  # noqa: PLC0415 - renewing does without
 
     file = folder / AGE
     if not file.is_file():
-        disk.replace("age", file, f"{x25519.Identity.generate()}\n".encode(), _SECRET)
+        disk.replace("age", file, f"{pyrage.x25519.Identity.generate()}\n".encode(), _SECRET)
     try:
-        return str(x25519.Identity.from_str(file.read_text(encoding="ascii").strip()).to_public())
+        return str(pyrage.x25519.Identity.from_str(file.read_text(encoding="ascii").strip()).to_public())
     except Exception as error:  # pyrage has a class of its own for each way to be wrong
         raise Unusable(f"{file}: it is no age key; move it away, and enrol again", reason="age-key") from error
 
