@@ -10,7 +10,7 @@ DOCS: Final = Path(__file__).resolve().parent.parent.parent / "docs"
 HOW_TOS: Final[dict[str, tuple[str, ...]]] = {
     "Begin": ("demo", "log-in", "access"),
     "Set up": ("vps", "device", "identity", "by-hand", "alerts", "grafana", "backup", "release"),
-    "Bring changes out": ("rollout", "rollout-rules", "consent", "secrets", "agent-version"),
+    "Bring changes out": ("rollout", "rollout-rules", "consent", "secrets", "agent-version", "offline"),
     "Look after it": ("find-a-device", "commands", "dashboard"),
     "When something is wrong": ("emergency-stop", "safe-mode"),
 }

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from metrica_agent.applying import apply_bundle
 from metrica_agent.console import check, explain, secrets, status, stop_status
 from metrica_agent.console_orders import accept_history, hold, obey, safe_mode
 from metrica_agent.enrolling import VARIABLE, enrol, renew
@@ -51,6 +52,11 @@ def make_parser(run: Callable[[Settings], int]) -> argparse.ArgumentParser:
     command("stop-status", "Print what the emergency stop has stopped here, by whom, and why.", stop_status)
     obeying = command("obey", "Obey a signed stop order from a file, as it travels on the bus.", obey)
     obeying.add_argument("file", type=Path, metavar="FILE", help="the order, with the signature behind it")
+    applying = command("apply-bundle", "Take a commit and its images from a stick (metrica bundle).", apply_bundle)
+    applying.add_argument("folder", type=Path, metavar="FOLDER", help="what metrica bundle wrote")
+    applying.add_argument(
+        "--wait", type=float, default=900.0, metavar="SECONDS", help="for how it ends (default: %(default)g)"
+    )
     accepting = command("accept-history", "Let a commit follow although the branch was rewritten.", accept_history)
     accepting.add_argument("commit", metavar="COMMIT", help="all 40 digits")
     _reason(accepting)

@@ -47,6 +47,7 @@ from metrica_agent.tasks.staging import Staging
 from metrica_agent.wake import Wake
 from metrica_agent.wiring import (
     LEDGER,
+    STICK,
     bus_tls,
     engine_environment,
     mirror,
@@ -218,6 +219,7 @@ async def _device(settings: Settings, watchman: Watchman, launched: tuple[Path, 
         safe_mode=safe_mode_folder(settings),
         leftovers=leftovers,
         vault=vault_of(settings),
+        stand_ins=engine.stand_ins,
     )
 
     async def make_room() -> None:
@@ -255,6 +257,7 @@ async def _device(settings: Settings, watchman: Watchman, launched: tuple[Path, 
                 agent_trial_s=max(settings.agent_update.trial_s, 2 * settings.guard.steady_s),
             ),
             remotes=settings.git.remotes,
+            stick=str(state_dir / STICK),
             git=git,
             releases=releases,
             runtime=runtime,

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 LEDGER: Final = "agent.sqlite"
 AGE_KEY: Final = "device.age"
+STICK: Final = "stick.bundle"
+"""The history that was brought on a stick last: a remote that is always there."""
 
 
 def engine_environment(settings: Settings) -> dict[str, str]:

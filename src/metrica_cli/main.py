@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError
 from metrica_cli import (
     access,
     auditing,
+    bundling,
     commanding,
     devices,
     events,
@@ -69,6 +70,7 @@ for _topic in (
     repository,
     planning,
     secret,
+    bundling,
     tokens,
     webhooks,
     auditing,

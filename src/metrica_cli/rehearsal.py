@@ -243,5 +243,6 @@ class _Shelf(Releases):
         rendered: Rendered,
         entries: tuple[FileEntry, ...],  # noqa: ARG002 - likewise
         secrets: Mapping[str, bytes] | None = None,  # noqa: ARG002 - likewise
+        anew: bool = False,  # noqa: ARG002 - likewise
     ) -> None:
         self.made[release.digest] = release, rendered.compose

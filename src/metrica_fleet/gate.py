@@ -124,7 +124,7 @@ def may_start(policy: RolloutPolicy | None, gate: Gate | None, asker: Asker, *, 
     if policy is None:
         return Permission(granted=True, reason="no-policy", message="the fleet has no rollout policy")
     ours = gate if gate is not None and gate.commit == asker.commit else None
-    if ours is not None and ours.state in {"aborted", "halted", "paused"}:
+    if ours is not None and refuses(ours, asker.commit):
         why = f": {ours.reason}" if ours.reason else ""
         message = f"the rollout of commit {short(asker.commit)} is {ours.state}{why}"
         return Permission(granted=False, reason=f"rollout-{ours.state}", message=message)
@@ -135,6 +135,11 @@ def may_start(policy: RolloutPolicy | None, gate: Gate | None, asker: Asker, *, 
     if policy.hub_silent == "go-on":
         return _by_time(policy, asker, place, opened, silent_s)
     return _closed(policy, gate, asker, silent_s)
+
+
+def refuses(gate: Gate, commit: CommitId) -> bool:
+    """Whether ``gate`` is closed to everybody who wants ``commit``, hub or no hub."""
+    return gate.commit == commit and gate.state in {"aborted", "halted", "paused"}
 
 
 def next_number(last: int, now_s: float) -> int:

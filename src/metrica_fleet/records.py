@@ -147,6 +147,7 @@ EVENT_KINDS: dict[str, str] = {
     "git.refused": "A remote offers a commit that is refused, while another one serves.",
     "git.behind": "A remote offers a commit that is older than the one the device has; it changes nothing.",
     "history.allowed": "An operator allowed a commit to follow whatever its history.",
+    "bundle.brought": "A commit was brought on a stick: it begins without a word of the hub; who signed it is told.",
     "signers.changed": "Others may sign commits from now on.",
     "release.staged": "The release's files and rendered Compose model are complete on disk.",
     "release.preflighted": "Everything that the release needs is here: images, bind sources, room.",

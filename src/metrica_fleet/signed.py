@@ -1,4 +1,4 @@
-"""Signed texts: orders, gates, commands and heads as they travel, the bytes that were signed and the signature behind.
+"""Signed texts: orders, gates, commands, heads, bundles. The exact bytes that were signed, and the signature behind.
 
     $ ssh-keygen -Y sign -n metrica-order -f ~/.ssh/id_ed25519 order.json
     $ cat order.json order.json.sig
@@ -25,6 +25,8 @@ COMMANDS: Final = "metrica-command"
 """The namespace in which the hub signs commands."""
 HEADS: Final = "metrica-head"
 """The namespace in which the hub signs where the branch is."""
+BUNDLES: Final = "metrica-bundle"
+"""The namespace in which operators sign what goes to a device on a stick."""
 _BEGIN: Final = "-----BEGIN SSH SIGNATURE-----\n"
 _END: Final = "-----END SSH SIGNATURE-----"
 

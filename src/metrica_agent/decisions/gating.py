@@ -1,5 +1,8 @@
 """The gate of a rollout, on the device: what was heard of it, whether a commit may begin, and what an abort asks for.
 
+A commit that a stick brought does not wait for the hub, which may never be heard there; a gate that was heard and says
+no counts all the same.
+
 The gate comes before consent. It is asked for every release that would be switched to, also a device's first one and
 one that leads out of safe mode: a commit that was halted is begun by nobody. The way back, repairs, and a commit that
 means the release that runs already do not ask. Who may begin when is metrica_fleet.gate's to say.
@@ -18,7 +21,7 @@ from msgspec.structs import replace
 from metrica_agent.decisions import remembering
 from metrica_agent.decisions.steps import Choice, Observed, Settle, Step, Wait
 from metrica_agent.decisions.world import Asking, Desired, Memory, Refused, Saying, Trial, TrialKind
-from metrica_fleet.gate import Asker, Gate, Permission, may_start, spread_s
+from metrica_fleet.gate import Asker, Gate, Permission, may_start, refuses, spread_s
 from metrica_fleet.identity import CommitId, short
 
 GATE: Final = "gate."
@@ -59,7 +62,7 @@ def ahead(observed: Observed, desired: Desired, now_s: float) -> Choice | None:
         step: Step = Settle(memory=replace(observed.memory, asking=begun))
         return Choice(rule="gate.asked", step=step, why="the fleet rolls out stage by stage")
     due_s = _since_s(observed, asking) + spread_s(desired.rollout, desired.commit, desired.device)
-    if observed.preflighted is not None or now_s >= due_s:
+    if observed.preflighted is not None or now_s >= due_s or observed.memory.brought == desired.commit:
         return None
     why = "downloads are spread over the fleet, so that no registry is overrun"
     return Choice(rule=f"{GATE}prefetch-spread", step=Wait(until_s=due_s), why=why)
@@ -67,7 +70,9 @@ def ahead(observed: Observed, desired: Desired, now_s: float) -> Choice | None:
 
 def closed(observed: Observed, desired: Desired, now_s: float) -> Choice | None:
     """Wait for the gate, and say once why; ``None``: it is open, or nobody asks for one."""
-    asking = observed.memory.asking
+    asking, gate = observed.memory.asking, observed.memory.gate
+    if observed.memory.brought == desired.commit and (gate is None or not refuses(gate, desired.commit)):
+        return None
     if desired.rollout is None or asking is None:
         return None
     silence_s = silent_s(observed, asking, now_s)

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from metrica_agent.decisions import stopping
 from metrica_agent.decisions.lineage import HISTORY
 from metrica_agent.decisions.orders import (
+    BroughtOrder,
     Failed,
     Given,
     HistoryOrder,
@@ -81,6 +82,8 @@ def obeyed(memory: Memory, given: Given, boot_id: BootId, now_s: float) -> Settl
             settled = history_allowed(memory, commit, why)
         case SignedStopOrder():
             settled = Settle(memory=memory)  # the stop task's
+        case BroughtOrder(commit=commit, reason=why):
+            settled = _brought(memory, commit, why)
         case RestartOrder() | RedeployOrder():
             settled = Settle(memory=memory)
         case _:
@@ -122,6 +125,15 @@ def _released(memory: Memory, why: str) -> Settle:
         return Settle(memory=memory)
     saying = Saying(kind="hold.ended", reason="ordered", message=f"changes go on: {why}")
     return Settle(memory=replace(memory, held=None), sayings=(saying,))
+
+
+def _brought(memory: Memory, commit: CommitId, why: str) -> Settle:
+    """Note that nobody has to be asked about ``commit``; one at a time, as sticks come."""
+    if memory.brought == commit:
+        return Settle(memory=memory)
+    message = f"commit {short(commit)} was brought on a stick, {why}"
+    saying = Saying(kind="bundle.brought", message=message[:1000], commit=commit)
+    return Settle(memory=replace(memory, brought=commit), sayings=(saying,))
 
 
 def history_allowed(memory: Memory, commit: CommitId, reason: str) -> Settle:

@@ -38,6 +38,13 @@ class SignedStopOrder(Value, frozen=True, kw_only=True, tag="stop"):
     reason: str = "signed, and brought by a file"
 
 
+class BroughtOrder(Value, frozen=True, kw_only=True, tag="brought"):
+    """Begin ``commit``, which a stick brought, without waiting for the hub to open a rollout's gate."""
+
+    commit: Commit
+    reason: str
+
+
 class RestartOrder(Value, frozen=True, kw_only=True, tag="restart"):
     """Restart the containers of one service."""
 
@@ -53,7 +60,7 @@ class RedeployOrder(Value, frozen=True, kw_only=True, tag="redeploy"):
 
 Work = RestartOrder | RedeployOrder
 """What is done to what runs, and not again after a crash."""
-Order = SafeModeOrder | HoldOrder | HistoryOrder | SignedStopOrder | RestartOrder | RedeployOrder
+Order = SafeModeOrder | HoldOrder | HistoryOrder | SignedStopOrder | BroughtOrder | RestartOrder | RedeployOrder
 
 
 class Failed(Value, frozen=True, kw_only=True):

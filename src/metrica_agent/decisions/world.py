@@ -421,6 +421,8 @@ class Memory(Value, frozen=True, kw_only=True):
     portrait: Portrait | None = None
     contests: tuple[Contest, ...] = ()
     mending: Mending | None = None
+    brought: CommitId | None = None
+    """The commit that a stick brought last: it waits for no word of the hub, unless that says no."""
     allowed: tuple[CommitId, ...] = ()
     """Commits that an operator allowed to follow whatever their history, newest first; each good for once."""
     trust: Trust | None = None

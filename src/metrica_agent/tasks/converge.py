@@ -464,6 +464,7 @@ class Convergence:
             guarding.preflight_s(release, step.desired.limits.pull_deadline_s), "preflights a release"
         )
         await self._unless_stopped(self.runtime.preflight(self._with_time_left(step), release))
+        self._loaded.pop(step.release, None)  # a stick may have led to its being staged anew
         return remembering.preflighted(self.memory, step.desired.commit, step.release)
 
     def _with_time_left(self, step: Preflight) -> Desired:

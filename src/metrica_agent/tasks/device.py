@@ -162,6 +162,7 @@ class _Device:
         self.sync = SyncTask(
             device=parts.identity.device,
             remotes=parts.remotes,
+            stick=parts.stick,
             poll_s=parts.pace.poll_s,
             git=parts.git,
             memory=lambda: self.convergence.memory,
@@ -283,6 +284,7 @@ class _Device:
         )
         parts.orders.pulse = pulses["orders"]
         parts.orders.on_signed = self.stop.taken
+        parts.orders.on_brought = self.sync.look_at_stick
         self.commands = CommandTask(
             fleet=parts.identity.fleet,
             device=parts.identity.device,

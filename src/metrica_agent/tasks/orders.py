@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from metrica_agent.decisions.orders import Given, SignedStopOrder
+from metrica_agent.decisions.orders import BroughtOrder, Given, SignedStopOrder
 from metrica_agent.pulse import Pulse
 from metrica_agent.wake import Wake
 from metrica_fleet.errors import FleetError, NotNow
@@ -67,6 +67,8 @@ class Orders:
     chance: Callable[[], float]
     on_signed: Callable[[Signed], Awaitable[None]] | None = None
     """Judges a stop order that came by a file, until it is refused or written down. Raises NotNow."""
+    on_brought: Callable[[], None] | None = None
+    """Has Git asked for what a stick brought."""
     given: Given | None = None
     signed: Given | None = None
     """A stop order: it is obeyed by its signature."""
@@ -105,6 +107,8 @@ class Orders:
             self.signed = oldest
         elif oldest is not None:
             self.given = oldest
+            if isinstance(oldest.order, BroughtOrder) and self.on_brought is not None:
+                self.on_brought()
         elif self._commanded:
             self.given = next(iter(self._commanded.values())).given
 

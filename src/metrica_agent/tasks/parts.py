@@ -120,6 +120,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     chance: Callable[[], float]
     limits: StrainLimits = StrainLimits()
     """Where strain begins."""
+    stick: str | None = None
+    """Where the history is that was brought on a stick, if one was."""
     reserve: Reserve | None = None
     renewing: Means | None = None
     """What keeps the device's certificate good; ``None``: it has none, or it is somebody else's to renew."""

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
 from metrica_agent.decisions.drift import Repair
 from metrica_agent.decisions.preflight import (
     ImageNeed,
@@ -87,6 +89,7 @@ class Store(cleaning.Store, Protocol):
         rendered: Rendered,
         entries: tuple[FileEntry, ...],
         secrets: Mapping[str, bytes] | None = None,
+        anew: bool = False,
     ) -> None: ...
     async def absent(self, paths: tuple[str, ...]) -> tuple[str, ...]: ...
     async def prepare(self, release: Release) -> None: ...
@@ -120,9 +123,11 @@ class Staging:
     leftovers: Leftovers
     vault: Vault | None = None
     """``None``: this device has no key."""
+    stand_ins: Callable[[Collection[str]], Awaitable[Mapping[str, str]]] | None = None
+    """Says which images are here under another name than their digest, brought by a stick. Raises NotNow."""
 
-    async def stage(self, desired: Desired) -> Deployed:
-        """Make the release that ``desired`` means complete on disk.
+    async def stage(self, desired: Desired, *, anew: bool = False) -> Deployed:
+        """Make the release that ``desired`` means complete on disk; ``anew``: also where it is that already.
 
         Raises:
             Unusable: the commit can't be made a release; the message says what to change.
@@ -150,7 +155,7 @@ class Staging:
                 priorities=written(desired.services),
                 secrets=secrets.digests,
             )
-            if digest not in await self.store.complete() or await self.store.verify(digest):
+            if anew or digest not in await self.store.complete() or await self.store.verify(digest):
                 await self._publish(desired, digest, folder, entries, variables=variables, secrets=secrets)
         await self._require_known_services(desired, digest)
         return Deployed(commit=desired.commit, release=digest)
@@ -166,6 +171,7 @@ class Staging:
         secrets: Used,
     ) -> None:
         model = await self.engine.resolve(folder, variables)
+        await self._name_as_here(model)
         places = self.store.places(folder, desired.role)
         rendered = render(
             model,
@@ -185,7 +191,20 @@ class Staging:
             commit=desired.commit,
         )
         require_known_services(desired, release)
-        await self.store.publish(folder, release=release, rendered=rendered, entries=entries, secrets=secrets.sealed)
+        # Whatever is there under this digest was looked at, and is to be replaced.
+        await self.store.publish(
+            folder, release=release, rendered=rendered, entries=entries, secrets=secrets.sealed, anew=True
+        )
+
+    async def _name_as_here(self, model: dict[str, Any]) -> None:
+        """Name the images of ``model`` by what they are here under: only for the engine's sake, they are the same."""
+        services: dict[str, dict[str, Any]] = model.get("services") or {}
+        pinned = {plain(image) for one in services.values() if isinstance(image := one.get("image"), str)}
+        if self.stand_ins is None or not any("@" in name for name in pinned):
+            return
+        named = await self.stand_ins(pinned)
+        for service in services.values():
+            service["image"] = named.get(plain(service.get("image", "")), service.get("image"))
 
     async def _require_known_services(self, desired: Desired, digest: ReleaseDigest) -> None:
         """A release may be on disk already, and its commit's policies be new."""
@@ -240,6 +259,11 @@ class Staging:
         require_space(await self.store.space(), needed_bytes=0, needed_files=0)
         needs = await self.store.needs(release)
         require_host_sources(await self.store.absent(needs.host_sources))
+        pinned = {image.name for image in needs.images if "@" in image.name}
+        if pinned and self.stand_ins is not None and await self.stand_ins(pinned):
+            # A stick came after it was staged. By the release's own limits: ours may have less time by now.
+            await self.stage(replace(desired, limits=release.limits), anew=True)
+            needs = await self.store.needs(release)
         await self._secrets.keep(release)
         await self._pull_missing(needs.images, desired.limits.pull_deadline_s)
 

@@ -178,6 +178,8 @@ class SyncTask:
     fetch_s: float = 60.0
     signatures_required: bool = False
     pulse: Pulse = field(default_factory=Pulse)
+    stick: str | None = None
+    """Where a history is that somebody may have brought: a remote that nobody had to reach, and is asked first."""
     on_answer: Callable[[], None] = lambda: None
     """Called when a remote answered, whatever it said."""
     _begun: int = 0
@@ -244,20 +246,53 @@ class SyncTask:
     async def _ask(self) -> _Round:
         """Ask the remotes in order until one serves: gone, slow, lagging or rewritten, the next one is asked."""
         came = _Round()
-        for url in self.remotes:
+        await self._ask_stick(came)
+        for url in self.remotes if came.serving is None else ():
             if self.clock.now_s() < self._not_before_s.get(url, 0.0):
                 continue
             await self._ask_one(url, came)
             if came.serving is not None:
                 break
-        if came.answers:
+        if came.answers.keys() - {self.stick}:
             self._overdue = 0
             await self._heard()
-            await self._settle(came)
         elif came.troubles:
             self._overdue += came.overdue
             await self._unheard(came.troubles.values())
+        if came.answers:
+            await self._settle(came)
         return came
+
+    def look_at_stick(self) -> None:
+        """Ask what was brought on a stick now: another one than the last, perhaps."""
+        if self.stick is not None:
+            self._not_before_s.pop(self.stick, None)
+        self.wake.nudge()
+
+    async def _ask_stick(self, came: _Round) -> None:
+        """Ask what was brought on a stick, for as long as it is more than what was accepted, or all that there is.
+
+        That it answers says nothing of a network; that it does not is as ordinary as no stick.
+        """
+        url, memory, known = self.stick, self.memory(), self.offer.candidate
+        if url is None or self.clock.now_s() < self._not_before_s.get(url, 0.0):
+            return
+        costly = False
+        self.pulse.back_within(guarding.ASK_S + LONGEST_FETCH_S, "asks what a stick brought")
+        try:
+            commit = await self.git.head(url)
+            if memory.refusal_of(commit) is not None or (commit == memory.accepted and known is not None):
+                return
+            costly = True
+            answer = await self._take(url, commit)
+        except FleetError as error:
+            if costly or error.reason != "git-unreachable":
+                log.info("stick_of_no_use", reason=error.reason, error=error.message)
+                self._put_off(url, error, costly=costly)
+            return
+        self._failures.pop(url, None)
+        if answer.offer is not None:
+            came.answers[url] = answer
 
     async def _ask_one(self, url: str, came: _Round) -> None:
         costly = False
@@ -322,7 +357,7 @@ class SyncTask:
             case Verdict.IGNORE if commit == memory.accepted:
                 return Answer(serves=True, offer=await self._known(commit))
             case Verdict.IGNORE:
-                await self._tell_once("git.behind", commit, judgement.reason, judgement.message)
+                await self._tell_behind(url, commit, judgement)
                 return Answer(serves=False)
             case Verdict.REFUSE:
                 return self._refused(url, commit, memory, judgement.reason, judgement.message)
@@ -367,9 +402,10 @@ class SyncTask:
             lags = offer is not None and offer.commit == self.memory().accepted
             self._put(bad if bad is not None and lags else offer)
             for url, one in refused:
-                number = self.remotes.index(url) + 1
-                await self._tell_once("git.refused", one.commit, one.reason, f"remote {number}: {one.message}")
-            await self._tell_switch(came.serving)
+                where = "the stick" if url == self.stick else f"remote {self.remotes.index(url) + 1}"
+                await self._tell_once("git.refused", one.commit, one.reason, f"{where}: {one.message}")
+            if came.serving != self.stick:
+                await self._tell_switch(came.serving)
         elif refused:
             self._put(refused[0][1])
         elif isinstance(self.offer.candidate, Unacceptable):
@@ -465,6 +501,10 @@ class SyncTask:
             saying = Saying(kind="git.switched", reason=reason, message=message[:1000])
         if await self._tell(saying):
             self._serving, self._switch_told_s = url, now_s
+
+    async def _tell_behind(self, url: str, commit: CommitId, judgement: Judgement) -> None:
+        if url != self.stick:  # where a network went on from what was brought, that is no wonder
+            await self._tell_once("git.behind", commit, judgement.reason, judgement.message)
 
     async def _tell_once(self, kind: str, commit: CommitId, reason: str, message: str) -> None:
         if (kind, commit) not in self._told:

@@ -24,6 +24,7 @@ from metrica_agent.decisions.steps import Settle
 from metrica_agent.decisions.world import Desired, Memory, Refused, Saying, Stamp, Unacceptable
 from metrica_agent.tasks.sync import Offer, SyncTask
 from metrica_agent.wake import Wake
+from metrica_fleet.errors import NotNow
 from metrica_fleet.identity import BootId, CommitId, DeviceId
 
 FILES = {
@@ -46,12 +47,15 @@ class Clock:
 class Device:
     """A device as far as it follows Git."""
 
-    def __init__(self, mirror: GitMirror, *remotes: str, own_signers: str | None = None) -> None:
+    def __init__(
+        self, mirror: GitMirror, *remotes: str, own_signers: str | None = None, stick: Path | None = None
+    ) -> None:
         self.memory = Memory() if own_signers is None else trust.founded(Memory(), own_signers).memory
         self.told: list[Saying] = []
         self.offer = Offer()
         self.changed = asyncio.Event()
         clock = Clock()
+        self.heard = 0
         self.sync = SyncTask(
             device=DeviceId("pi-01"),
             remotes=remotes,
@@ -66,7 +70,12 @@ class Device:
             on_offer=self.decide,
             fetch_s=2.0,
             signatures_required=own_signers is not None,
+            stick=str(stick) if stick is not None else None,
+            on_answer=self.hear,
         )
+
+    def hear(self) -> None:
+        self.heard += 1
 
     async def record(self, stamp: Stamp, *, sayings: Sequence[Saying] = ()) -> tuple[int, ...]:
         del stamp
@@ -353,3 +362,75 @@ async def test_an_unsigned_commit_at_the_first_remote_is_told_and_the_second_ser
         assert [(one.commit, one.reason) for one in device.kinds("git.refused")] == [(unsigned, "signature-missing")]
         assert device.wanted == first
         assert not isinstance(device.offer.candidate, Unacceptable)
+
+
+# --- what a stick brought ---------------------------------------------------------------------------------------------
+
+
+def brought(fleet: Repository, stick: Path) -> CommitId:
+    """Bring what the repository has, as ``apply-bundle`` does; return its commit."""
+    new = stick.with_suffix(".new")
+    git("bundle", "create", "--quiet", str(new), "main", folder=fleet.bare)
+    new.rename(stick)
+    return fleet.head()
+
+
+async def test_what_a_stick_brought_is_followed_and_is_no_network(
+    fleet: Repository, mirror: GitMirror, tmp_path: Path
+) -> None:
+    stick = tmp_path / "stick.bundle"
+    device = Device(mirror, str(tmp_path / "gone.git"), stick=stick)
+    first = brought(fleet, stick)
+    async with device.running():
+        await device.accepts(first)
+        await device.until(lambda: device.kinds("git.unreachable") != [])
+        fleet.commit({"notes": "2"})
+        second = brought(fleet, stick)
+        await device.accepts(second)
+        fleet.go_back(1)
+        brought(fleet, stick)
+        with pytest.raises(NotNow):
+            await device.sync.look()
+        assert device.memory.accepted == second
+    assert device.heard == 0
+    assert [one.kind for one in device.told if one.kind.startswith("git.")] == ["git.unreachable"]
+
+
+async def test_the_newer_of_stick_and_network_is_followed(fleet: Repository, mirror: GitMirror, tmp_path: Path) -> None:
+    stick = tmp_path / "stick.bundle"
+    device = Device(mirror, url(fleet), stick=stick)
+    async with device.running():
+        await device.accepts(fleet.head())
+        ahead = fleet.copy("ahead")
+        ahead.commit({"notes": "2"})
+        second = brought(ahead, stick)
+        device.sync.look_at_stick()
+        await device.accepts(second)
+        third = fleet.commit({"notes": "3"})
+        await device.accepts(third)
+        heard = device.heard
+        await device.until(lambda: device.heard > heard + 2)
+        assert device.wanted == third
+    assert not any(one.commit == second for one in device.kinds("git.behind"))
+    assert device.kinds("git.switched") == []
+
+
+async def test_a_commit_from_a_stick_that_can_not_be_used_is_refused_and_told_once(
+    fleet: Repository, mirror: GitMirror, tmp_path: Path
+) -> None:
+    stick = tmp_path / "stick.bundle"
+    device = Device(mirror, url(fleet), stick=stick)
+    async with device.running():
+        first = fleet.head()
+        await device.accepts(first)
+        ahead = fleet.copy("ahead")
+        bad = ahead.commit({"fleet.toml": "name = ["})
+        brought(ahead, stick)
+        device.sync.look_at_stick()
+        await device.refuses(bad)
+        heard = device.heard
+        await device.until(lambda: device.heard > heard + 2)
+        stick.write_bytes(b"# v2 git bundle\nnonsense")
+        await device.sync.look()
+        assert device.memory.accepted == first
+    assert len([one for one in device.told if one.kind == "commit.refused"]) == 1

@@ -20,6 +20,7 @@ from metrica_agent.adapters.compose.storage import Storage
 from metrica_agent.decisions.render import INPUTS_LABEL
 from metrica_agent.decisions.steps import ApplyFailed
 from metrica_agent.decisions.world import Container
+from metrica_fleet.bundle import stand_in, stood_for
 from metrica_fleet.errors import NotNow, Unusable
 from metrica_fleet.retry import backed_off
 
@@ -138,8 +139,9 @@ class Engine(Storage):
             NotNow: ``image-unreachable``, ``disk-full``, ``engine-unresponsive``.
         """
         platform = () if image.platform is None else ("--platform", image.platform)
+        name = stood_for(image.name)  # no registry knows the name that a stick's image was kept under
         try:
-            done = await self._docker.ask("pull", "--quiet", *platform, image.name, deadline_s=deadline_s)
+            done = await self._docker.ask("pull", "--quiet", *platform, name, deadline_s=deadline_s)
         except NotNow as error:
             if isinstance(error.__cause__, OverdueError):
                 msg = f'image "{image.name}" did not arrive within {deadline_s:g} s'
@@ -147,6 +149,20 @@ class Engine(Storage):
             raise
         if done.code != 0:
             raise answers.pull_failure(image.name, done.complaint)
+        if name != image.name:
+            await self._must("image", "tag", name, image.name)
+
+    async def stand_ins(self, images: Collection[str]) -> dict[str, str]:
+        """Return, for those of ``images`` that are not here under their digest, the names that they are here under.
+
+        An engine that loads an image from a file may not remember the digest that a registry has for it.
+
+        Raises:
+            NotNow: ``engine-unresponsive``.
+        """
+        tags = {name: tag for name in images if (tag := stand_in(name)) != name}
+        here = await self.image_ids({*tags, *tags.values()}) if tags else {}
+        return {name: tag for name, tag in tags.items() if name not in here and tag in here}
 
     # --- the switch ---
 

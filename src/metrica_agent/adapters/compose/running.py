@@ -65,10 +65,12 @@ async def run(argv: Sequence[str], *, env: Mapping[str, str], deadline_s: float)
 
 
 @asynccontextmanager
-async def child(argv: Sequence[str], *, env: Mapping[str, str], stderr: int = PIPE) -> AsyncGenerator[Process]:
+async def child(
+    argv: Sequence[str], *, env: Mapping[str, str], stderr: int = PIPE, stdin: int = DEVNULL
+) -> AsyncGenerator[Process]:
     """Start a command in a session of its own; at the end, however it comes, nothing of that session is left."""
     process = await asyncio.create_subprocess_exec(
-        *argv, stdin=DEVNULL, stdout=PIPE, stderr=stderr, env=dict(env), cwd="/", start_new_session=True
+        *argv, stdin=stdin, stdout=PIPE, stderr=stderr, env=dict(env), cwd="/", start_new_session=True
     )
     try:
         yield process

@@ -152,17 +152,18 @@ class Releases:
         rendered: Rendered,
         entries: tuple[FileEntry, ...],
         secrets: Mapping[str, bytes] | None = None,
+        anew: bool = False,
     ) -> None:
         """Make a release of ``folder``: durable, complete and read-only, or not there at all.
 
         ``folder`` is ``files`` of an ``incoming`` folder, ``entries`` its manifest. A release of that digest
-        that is as it was published stays; a damaged one is replaced, its contents too. ``secrets`` are kept with it
-        as they are: sealed.
+        that is as it was published stays, unless ``anew``; a damaged one is replaced, its contents too. ``secrets`` are
+        kept with it as they are: sealed.
 
         Raises:
             NotNow: ``disk-full``, ``disk-failed``.
         """
-        await in_thread(lambda: self._publish(folder, release, rendered, entries, secrets or {}))
+        await in_thread(lambda: self._publish(folder, release, rendered, entries, secrets or {}, anew=anew))
 
     def _publish(
         self,
@@ -171,6 +172,8 @@ class Releases:
         rendered: Rendered,
         entries: tuple[FileEntry, ...],
         secrets: Mapping[str, bytes],
+        *,
+        anew: bool,
     ) -> None:
         work, target = folder.parent, self.folder(release.digest)
         for entry in entries:
@@ -192,7 +195,7 @@ class Releases:
         for mount in rendered.mounts:
             self._publish_content(mount, folder, tree)
         if target.exists():
-            if not differences(target, self._content):
+            if not anew and not differences(target, self._content):
                 return
             self._discard("stage", target)
         self._disk.rename("stage", work, target)

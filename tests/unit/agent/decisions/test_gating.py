@@ -112,6 +112,21 @@ def test_the_gate_comes_before_consent_and_closes_again_while_that_is_waited_for
     assert rule(ready(replace(ASKED, gate=replace(OPEN, number=8, state="halted")))) == "gate.rollout-halted"
 
 
+def test_what_a_stick_brought_waits_for_no_hub_but_heeds_one_that_said_no() -> None:
+    brought = replace(ASKED, brought=NEW_COMMIT)
+    assert rule(ready(brought)) == "update.begin"
+    early = ready(
+        replace(brought, asking=replace(ASKING, told=())), replace(POLICY, prefetch_s=3600.0), preflighted=None
+    )
+    assert isinstance(decide(early, NOW_S).step, Preflight)
+    for state in ("paused", "halted"):
+        assert rule(ready(replace(brought, gate=gate(state=state)))) == f"gate.rollout-{state}"
+    assert rule(ready(replace(brought, gate=gate(state="aborted")))) == "gate.aborted"
+    assert rule(ready(replace(brought, gate=gate(state="halted", commit=THIRD)))) == "update.begin"
+    assert rule(ready(replace(ASKED, brought=THIRD))) == "gate.gate-closed"
+    assert rule(ready(replace(brought, asking=None, gate=gate(state="halted")))) == "gate.asked"
+
+
 @pytest.mark.parametrize("state", ["paused", "halted"])
 def test_a_device_that_runs_the_commit_or_tries_it_is_not_touched_by_a_halt(state: str) -> None:
     stopped = replace(OPEN, number=8, state=state)

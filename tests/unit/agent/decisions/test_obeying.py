@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 
 import pytest
 from msgspec.structs import replace
-from tests.unit.agent.decisions.worlds import NEW, OLD, OLD_COMMIT, observed, settled, trial
+from tests.unit.agent.decisions.worlds import NEW, NEW_COMMIT, OLD, OLD_COMMIT, observed, settled, trial
 
 from metrica_agent.decisions.next_step import decide
-from metrica_agent.decisions.orders import Given, RedeployOrder, RestartOrder, Work
+from metrica_agent.decisions.orders import BroughtOrder, Given, RedeployOrder, RestartOrder, Work
 from metrica_agent.decisions.steps import Obey, Observed, Settle
 from metrica_agent.decisions.world import Heard, InForce, Memory, SafeMode, Stopped
 from metrica_fleet.stop import Level, Stop, StopOrder
@@ -69,3 +69,16 @@ def test_a_stop_that_was_heard_comes_before_work_that_was_ordered() -> None:
     order = StopOrder(fleet="demo", number=7, issued_at=datetime(2026, 11, 29, 9, tzinfo=UTC), stops=(FREEZE,))
     seen = observed(settled(), heard=Heard(order=order, by="alice"), given=Given(id="command-7", order=RESTART))
     assert decide(seen, 200.0).rule == "stop.obey"
+
+
+def test_what_a_stick_brought_is_noted_and_told_once() -> None:
+    given = Given(id="1", order=BroughtOrder(commit=NEW_COMMIT, reason="signed by alice"))
+    settle = decide(replace(observed(settled()), given=given), 200.0).step
+    assert isinstance(settle, Settle)
+    assert (settle.memory, settle.obeyed) == (replace(settled(), brought=NEW_COMMIT), "1")
+    [told] = settle.sayings
+    assert (told.kind, told.commit) == ("bundle.brought", NEW_COMMIT)
+    assert told.message.endswith("was brought on a stick, signed by alice")
+    again = decide(replace(observed(settle.memory), given=given), 200.0).step
+    assert isinstance(again, Settle)
+    assert again.sayings == ()
