@@ -240,7 +240,7 @@ class Advisories(BaseHTTPRequestHandler):
         query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         name = query["package"]["name"]
         self.asked.append((name, query["version"]))
-        advisory = {
+        advisory: dict[str, object] = {
             "id": "OSV-2026-1",
             "modified": "2026-11-01T00:00:00Z",
             "published": "2026-11-01T00:00:00Z",
