@@ -122,6 +122,9 @@ class Invited(msgspec.Struct, frozen=True, kw_only=True):
     authority: Fingerprint
     """Of the fleet's authority."""
 
+    def __repr__(self) -> str:
+        return f"Invited({self.device!r})"
+
 
 class Revocation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """That a device is to be locked out."""
