@@ -74,7 +74,7 @@ def test_the_environment_outranks_the_file_and_a_secret_may_come_as_a_file(tmp_p
     [
         (WHOLE + "brnach = 'x'\n", {}, ':22: unknown key "brnach"; did you mean "branch"?'),
         ("flet = 'home'\n", {}, ':1: unknown key "flet"; did you mean "fleet"?'),
-        (WHOLE + "[zebra]\na = 1\n", {}, ':22: unknown key "zebra"; known: "authority", "bus", "database"'),
+        (WHOLE + "[zebra]\na = 1\n", {}, ':22: unknown key "zebra"; known: "agent_wheels", "authority", "bus"'),
         ("fleet = 'home'\nbus = 3\n", {}, ":2: bus must be a table, [bus], not 3"),
         ("fleet = 'home'\n", {}, ": missing section [database]; add it, or set METRICA_HUB_DATABASE_"),
         ("fleet = 'home'\n[database]\n", {}, ':2: database lacks "url"; add it'),
