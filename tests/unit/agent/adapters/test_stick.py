@@ -64,18 +64,18 @@ def test_a_file_that_is_cut_off_is_found_out(folder: Path, length: int) -> None:
 
 
 def test_a_link_a_pipe_and_a_folder_are_no_files(folder: Path, tmp_path: Path) -> None:
-    (folder / HISTORY).rename(tmp_path / "elsewhere")
-    for make in (
-        lambda path: path.symlink_to("elsewhere"),
-        lambda path: path.symlink_to("/dev/zero"),
-        os.mkfifo,
-        Path.mkdir,
-    ):
-        make(folder / HISTORY)
+    file = folder / HISTORY
+    file.rename(tmp_path / "elsewhere")
+
+    def link(target: str) -> None:
+        file.symlink_to(target)
+
+    for make in (lambda: link("elsewhere"), lambda: link("/dev/zero"), lambda: os.mkfifo(file), file.mkdir):
+        make()
         with pytest.raises(Unusable, match="no plain file") as caught:
             read(folder)
         assert caught.value.reason == "bundle-altered"
-        (folder / HISTORY).rmdir() if (folder / HISTORY).is_dir() else (folder / HISTORY).unlink()
+        file.rmdir() if file.is_dir() else file.unlink()
 
 
 def test_a_stick_that_is_pulled_is_said_to_be(folder: Path) -> None:
