@@ -79,6 +79,7 @@ def test_these_ports_are_published_and_no_other(services: dict[str, Model]) -> N
         ("caddy", 443, "tcp"),
         ("caddy", 443, "udp"),
         ("mosquitto", 8883, "tcp"),
+        ("mosquitto", 8884, "tcp"),
         ("gitea", 2222, "tcp"),
     }
 
@@ -246,7 +247,8 @@ def test_who_gets_a_secret_can_read_it_and_nobody_else_on_the_machine(
             assert about.st_uid == user or by_group, (name, secret["source"])
             assert about.st_mode & 0o007 == 0, secret["source"]
     mounted = {Path(secret["file"]).name for secret in model["secrets"].values()}
-    assert not {"ca.key", "operator_bus_password", "loki_push_password", "gitea_admin_password"} & mounted
+    assert [name for name, one in services.items() for s in one.get("secrets", ()) if s["source"] == "ca_key"] == ["hub"]
+    assert not {"operator_bus_password", "loki_push_password", "gitea_admin_password"} & mounted
 
 
 def test_git_ignores_what_is_secret() -> None:
@@ -288,8 +290,27 @@ def test_the_stack_s_broker_is_the_production_one_with_other_paths() -> None:
         "keyfile /run/secrets/broker_key",
         "use_username_as_clientid true",
         "tls_version tlsv1.3",
+        "include_dir /tmp/listeners",
         "persistence_location /mosquitto/data/",
     ]
+
+
+def test_certificates_are_asked_for_in_the_stack_as_elsewhere() -> None:
+    def lines(path: Path) -> list[str]:
+        text = path.read_text(encoding="utf-8").splitlines()
+        return [line for line in text if line and not line.startswith("#")]
+
+    places = {
+        "listener 8883": "listener 8884",
+        "/etc/mosquitto/tls/ca.crt": "/run/secrets/ca_certificate",
+        "/etc/mosquitto/tls/revoked.pem": "/mosquitto/authority/revoked.pem",
+        "/etc/mosquitto/tls/broker.crt": "/run/secrets/broker_certificate",
+        "/etc/mosquitto/tls/broker.key": "/run/secrets/broker_key",
+    }
+    production = lines(HOUSE / "mosquitto" / "conf.d" / "tls.conf")
+    for old, new in places.items():
+        production = [line.replace(old, new) for line in production]
+    assert lines(STACK / "mosquitto" / "certificates.conf") == production
 
 
 def test_the_example_asks_what_install_hub_asks() -> None:

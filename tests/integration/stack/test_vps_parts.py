@@ -189,11 +189,13 @@ def broker(installed: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "/run/secrets/broker_key": f"{installed.secrets}/broker.key",
         "/mosquitto/config/acl": f"{HOUSE}/mosquitto/acl",
         "/mosquitto/data/": f"{folder}/",
+        "/tmp/listeners": f"{folder}/listeners",  # noqa: S108
     }.items():
         assert old in text, old
         text = text.replace(old, new)
     # As root Mosquitto would become the user `mosquitto`, who may not look into a test's folder.
     (folder / "mosquitto.conf").write_text(f"{text}\nuser root\n", encoding="utf-8")
+    (folder / "listeners").mkdir()
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [os.environ["MOSQUITTO_2_0_21"], "-c", folder / "mosquitto.conf"], stdout=log, stderr=log
