@@ -247,7 +247,9 @@ def test_who_gets_a_secret_can_read_it_and_nobody_else_on_the_machine(
             assert about.st_uid == user or by_group, (name, secret["source"])
             assert about.st_mode & 0o007 == 0, secret["source"]
     mounted = {Path(secret["file"]).name for secret in model["secrets"].values()}
-    assert [name for name, one in services.items() for s in one.get("secrets", ()) if s["source"] == "ca_key"] == ["hub"]
+    assert [name for name, one in services.items() for s in one.get("secrets", ()) if s["source"] == "ca_key"] == [
+        "hub"
+    ]
     assert not {"operator_bus_password", "loki_push_password", "gitea_admin_password"} & mounted
 
 

@@ -27,9 +27,10 @@ import pytest
 from tests.fixtures.broker import HOST as LOOPBACK
 from tests.fixtures.broker import free_port, wait_for_port
 from tests.fixtures.database import Cluster, postgres_programs
-from tests.fixtures.hub import Hub
+from tests.fixtures.hub import FLEET, Hub
 from tests.integration.stack.conftest import HOST, HOUSE, Checkout
 
+from metrica_agent.enrolling import Address, enrolled
 from metrica_hub import settings
 
 if TYPE_CHECKING:
@@ -175,42 +176,89 @@ class Door:
         return connection
 
 
+@dataclass(frozen=True)
+class Ports:
+    """Where the broker listens."""
+
+    plain: int
+    passwords: int
+    certificates: int
+
+
 @pytest.fixture(scope="module")
-def broker(installed: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int]]:
-    """The stack's Mosquitto: the port inside, and the one with TLS."""
+def broker(installed: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
+    """The stack's Mosquitto, started as in its container, and again whenever it ends."""
     folder = tmp_path_factory.mktemp("mosquitto")
-    plain, tls = free_port(), free_port()
-    text = (STACK / "mosquitto" / "mosquitto.conf").read_text(encoding="utf-8")
-    for old, new in {
-        "listener 1883": f"listener {plain} {LOOPBACK}",
-        "listener 8883": f"listener {tls} {LOOPBACK}",
-        "/run/secrets/mosquitto_passwords": f"{installed.secrets}/mosquitto_passwords",
-        "/run/secrets/broker_certificate": f"{installed.secrets}/broker.crt",
-        "/run/secrets/broker_key": f"{installed.secrets}/broker.key",
-        "/mosquitto/config/acl": f"{HOUSE}/mosquitto/acl",
-        "/mosquitto/data/": f"{folder}/",
-        "/tmp/listeners": f"{folder}/listeners",  # noqa: S108
+    ports = Ports(free_port(), free_port(), free_port())
+    for name, listeners in {
+        "mosquitto.conf": {"listener 1883": ports.plain, "listener 8883": ports.passwords},
+        "certificates.conf": {"listener 8884": ports.certificates},
     }.items():
-        assert old in text, old
-        text = text.replace(old, new)
+        text = (STACK / "mosquitto" / name).read_text(encoding="utf-8")
+        for line, port in listeners.items():
+            assert line in text, line
+            text = text.replace(line, f"listener {port} {LOOPBACK}")
+        for old, new in {
+            "/run/secrets/mosquitto_passwords": f"{installed.secrets}/mosquitto_passwords",
+            "/run/secrets/broker_certificate": f"{installed.secrets}/broker.crt",
+            "/run/secrets/broker_key": f"{installed.secrets}/broker.key",
+            "/run/secrets/ca_certificate": f"{installed.secrets}/ca.crt",
+            "/mosquitto/config/acl": f"{HOUSE}/mosquitto/acl",
+            "/mosquitto/data/": f"{folder}/",
+            "/mosquitto/authority": f"{installed.house}/authority",
+            "/tmp/listeners": f"{folder}/listeners",  # noqa: S108
+        }.items():
+            text = text.replace(old, new)
+        (folder / name).write_text(text, encoding="utf-8")
     # As root Mosquitto would become the user `mosquitto`, who may not look into a test's folder.
-    (folder / "mosquitto.conf").write_text(f"{text}\nuser root\n", encoding="utf-8")
-    (folder / "listeners").mkdir()
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [os.environ["MOSQUITTO_2_0_21"], "-c", folder / "mosquitto.conf"], stdout=log, stderr=log
-        )
+    with (folder / "mosquitto.conf").open("a", encoding="utf-8") as file:
+        file.write("\nuser root\n")
+    (installed.house / "authority").mkdir()
+    with _as_docker_keeps_it(folder, installed.house / "authority"):
+        for port in (ports.plain, ports.passwords):
+            _until(lambda port=port: _listens(port))
+        yield ports
+
+
+@contextlib.contextmanager
+def _as_docker_keeps_it(folder: Path, authority: Path) -> Generator[None]:
+    environment = {
+        **os.environ,
+        "AUTHORITY": str(authority),
+        "CONFIGURATION": str(folder),
+        "LISTENERS": f"{folder}/listeners",
+        "MOSQUITTO": os.environ["MOSQUITTO_2_0_21"],
+    }
+    running: list[subprocess.Popen[bytes]] = []
+    over = threading.Event()
+
+    def keep() -> None:
+        with (folder / "log").open("ab") as log:
+            while not over.is_set():
+                running[:] = [
+                    subprocess.Popen(["sh", STACK / "mosquitto" / "start"], env=environment, stdout=log, stderr=log)
+                ]
+                running[0].wait()
+
+    keeper = threading.Thread(target=keep)
+    keeper.start()
     try:
-        for port in (plain, tls):
-            wait_for_port(port, process, f"mosquitto (see {folder}/log)")
-        yield plain, tls
+        yield
     finally:
-        process.terminate()
-        process.wait(DEADLINE_S)
+        over.set()
+        while keeper.is_alive():
+            running[0].terminate()
+            keeper.join(0.2)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex((LOOPBACK, port)) == 0
 
 
 @pytest.fixture(scope="module")
-def hub(installed: Checkout, postgres: Postgres, broker: tuple[int, int]) -> Iterator[Hub]:
+def hub(installed: Checkout, postgres: Postgres, broker: Ports) -> Iterator[Hub]:
     """The real hub: its secrets come from files, as in its container."""
     url = installed.secret("hub_database_url").replace("@postgres:5432/", f"@{LOOPBACK}:{postgres.cluster.port}/")
     file = installed.house / "hub_database_url"
@@ -221,8 +269,14 @@ def hub(installed: Checkout, postgres: Postgres, broker: tuple[int, int]) -> Ite
         "METRICA_HUB_BUS_PASSWORD_FILE": str(installed.secrets / "hub_bus_password"),
         "METRICA_HUB_HTTP_ANONYMOUS": "none",
         "METRICA_HUB_HTTP_PROXIES": f'["{LOOPBACK}"]',
+        "METRICA_HUB_AUTHORITY_CERTIFICATE_FILE": str(installed.secrets / "ca.crt"),
+        "METRICA_HUB_AUTHORITY_KEY_FILE": str(installed.secrets / "ca.key"),
+        "METRICA_HUB_AUTHORITY_CRL_FILE": str(installed.house / "authority" / "revoked.pem"),
+        "METRICA_HUB_AUTHORITY_BROKER_PORT": str(broker.certificates),
+        "METRICA_HUB_ENROLMENT_BUS_HOST": HOST,
+        "METRICA_HUB_ENROLMENT_BUS_PORT": str(broker.certificates),
     }
-    running = Hub(url, broker[0], settings=overrides)
+    running = Hub(url, broker.plain, settings=overrides)
     del running.environment["METRICA_HUB_DATABASE_URL"]
     with running:
         running.wait_until_ready()
@@ -356,11 +410,11 @@ def test_the_log_of_postgres_is_archived_once_somebody_wants_it(postgres: Postgr
     assert not list(postgres.archive.glob(".*"))
 
 
-def test_the_broker_s_health_is_asked_of_the_broker(broker: tuple[int, int], installed: Checkout) -> None:
+def test_the_broker_s_health_is_asked_of_the_broker(broker: Ports, installed: Checkout) -> None:
     def asked(password: Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["sh", STACK / "mosquitto" / "healthy"],
-            env={"PATH": os.environ["PATH"], "PORT": str(broker[0]), "HUB_BUS_PASSWORD_FILE": str(password)},
+            env={"PATH": os.environ["PATH"], "PORT": str(broker.plain), "HUB_BUS_PASSWORD_FILE": str(password)},
             capture_output=True,
             text=True,
             timeout=DEADLINE_S,
@@ -373,7 +427,7 @@ def test_the_broker_s_health_is_asked_of_the_broker(broker: tuple[int, int], ins
 
 
 def test_a_device_comes_in_by_tls_with_a_password_of_its_own_and_not_without(
-    broker: tuple[int, int], installed: Checkout
+    broker: Ports, installed: Checkout
 ) -> None:
     made = subprocess.run(
         [installed.stack / "mosquitto" / "password", "pi-01"], capture_output=True, text=True, check=True
@@ -389,7 +443,7 @@ def test_a_device_comes_in_by_tls_with_a_password_of_its_own_and_not_without(
         # Without a look at the name: it is that of the example, and this machine has another.
         return subprocess.run(
             [
-                *("mosquitto_pub", "-h", LOOPBACK, "-p", str(broker[1]), "-i", "test", "-q", "1", "-m", "x"),
+                *("mosquitto_pub", "-h", LOOPBACK, "-p", str(broker.passwords), "-i", "test", "-q", "1", "-m", "x"),
                 *("-t", "metrica/v1/home/devices/pi-01/status", "--insecure", *words),
             ],
             capture_output=True,
@@ -406,10 +460,45 @@ def test_a_device_comes_in_by_tls_with_a_password_of_its_own_and_not_without(
     assert "pi-01" not in installed.secret("mosquitto_passwords")
 
 
-def _hang_up(broker: tuple[int, int]) -> None:
+def test_a_device_is_let_in_by_a_certificate_and_locked_out_when_that_is_taken_back(
+    hub: Hub, broker: Ports, tmp_path: Path
+) -> None:
+    operator = hub.token("operator")
+
+    def asked(path: str, body: Mapping[str, str]) -> dict[str, str]:
+        headers = {"Content-Type": "application/json"}
+        answer = hub.get(f"/api/v1/devices/pi-02/{path}", headers, "POST", json.dumps(body), token=operator)
+        assert answer.status in {200, 201, 202}, answer
+        return cast("dict[str, str]", answer.json)
+
+    address = Address.of(f"http://{LOOPBACK}:{hub.port}", pin=None, plain=False)
+    known = enrolled(tmp_path / "identity", address, asked("enrolment", {})["token"])
+    assert (known.bus.host, known.bus.port) == (HOST, broker.certificates)
+    pair = tmp_path / "identity"
+
+    def told() -> bool:
+        done = subprocess.run(
+            [
+                *("mosquitto_pub", "-h", LOOPBACK, "-p", str(broker.certificates), "-i", "x", "-q", "1", "-m", "x"),
+                *("-t", f"metrica/v1/{FLEET}/devices/pi-02/status", "--cafile", str(pair / "ca.crt")),
+                # Without a look at the broker's name: it is that of the example, and this machine has another.
+                *("--cert", str(pair / "device.crt"), "--key", str(pair / "device.key"), "--insecure"),
+            ],
+            capture_output=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+        return done.returncode == 0
+
+    _until(told)
+    asked("revocation", {"reason": "the card was stolen"})
+    _until(lambda: not told())
+
+
+def _hang_up(broker: Ports) -> None:
     # What `docker compose kill --signal HUP mosquitto` does.
     listening = subprocess.run(
-        ["ss", "-Hltnp", f"sport = :{broker[0]}"], capture_output=True, text=True, check=True
+        ["ss", "-Hltnp", f"sport = :{broker.plain}"], capture_output=True, text=True, check=True
     ).stdout
     number = int(listening.partition("pid=")[2].partition(",")[0])
     os.kill(number, 1)
