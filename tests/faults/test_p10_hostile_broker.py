@@ -45,11 +45,11 @@ LIFETIME_S: Final = 1.5
 POLL_S: Final = 0.1
 
 
-async def owed(arrears: Arrears, fact: Callable[[Sequence[Owed]], bool]) -> Sequence[Owed]:
-    """Return what devices owe once ``fact`` holds of it."""
+async def owed(arrears: Arrears, stream: str, fact: Callable[[Sequence[Owed]], bool]) -> Sequence[Owed]:
+    """Return what is owed of ``stream`` once ``fact`` holds of it; the database knows devices of other tests, too."""
     async with asyncio.timeout(45):
         while True:
-            if fact(found := await arrears.owed()):
+            if fact(found := [one for one in await arrears.owed() if one.stream == stream]):
                 return found
             await asyncio.sleep(0.05)
 
@@ -65,24 +65,26 @@ async def test_records_that_are_swallowed_while_heartbeats_pass_are_found_missin
         hub.wait_until_ready()
         pool = await open_pool(database.url, name="test", size=1)
         try:
-            async with hostile(broker.port) as evil, Device("pi-01", evil.port) as device:
+            async with hostile(broker.port) as evil, Device("pi-owes", evil.port) as device:
                 evil.passes = lambda _, payload: None if b'"type":"event"' in payload else payload
-                await device.has_status(status("pi-01", stream=stream, last_seq=4))
+                await device.has_status(status("pi-owes", stream=stream, last_seq=4))
                 for record in (heartbeat(stream, 1), event(stream, 2), heartbeat(stream, 3), heartbeat(stream, 4)):
                     await device.tell(record)
                 arrears = Arrears(pool)
-                found = await owed(arrears, lambda rows: bool(rows) and (rows[0].stored, rows[0].said) == (1, 4))
-                assert [tuple(one) for one in found] == [("pi-01", stream, 1, 4)]
+                found = await owed(
+                    arrears, stream, lambda rows: bool(rows) and (rows[0].stored, rows[0].said) == (1, 4)
+                )
+                assert [tuple(one) for one in found] == [("pi-owes", stream, 1, 4)]
                 assert evil.swallowed == 1
                 # It is sent again, and swallowed again: after a while that is no accident.
                 first = weighed({}, found, 0.0)
                 await device.tell(event(stream, 2))
-                again = weighed(first, await arrears.owed(), STILL_S)
-                assert missing(again, STILL_S) == {"pi-01": 3}
+                again = weighed(first, await owed(arrears, stream, bool), STILL_S)
+                assert missing(again, STILL_S) == {"pi-owes": 3}
                 # Let through, it closes the gap.
                 evil.passes = lambda _, payload: payload
                 await device.tell(event(stream, 2))
-                await owed(arrears, lambda rows: rows == [])
+                await owed(arrears, stream, lambda rows: rows == [])
         finally:
             await close_pool(pool, within_s=5)
 
