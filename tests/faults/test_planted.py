@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.faults.sample import of_this_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HOUSE = Path(__file__).parents[2]
-PLANTED = sorted(
-    patch for patch in (Path(__file__).parent / "planted").glob("*.patch") if "\nScenario: " in patch.read_text()
-)
+PLANTS = Path(__file__).parent / "planted"
+EVERY = sorted(PLANTS.glob("*.patch"))
+PLANTED = [
+    PLANTS / f"{name}.patch" for name in of_this_run([one.stem for one in EVERY if "\nScenario: " in one.read_text()])
+]
 """Those for the replay; the simulated world has its own."""
 EFFORT = ("--states", "200", "--recoveries", "150", "--seed", "1", "--stop-at", "1")
 DEADLINE_S = 240.0
@@ -64,3 +67,10 @@ def searches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Fut
 def test_a_planted_fault_is_found(patch: Path, searches: dict[str, Future[Found]]) -> None:
     found = searches[patch.stem].result()
     assert f"✘ {scenario_of(patch)}" in found.stdout, f"it is not found:\n{found.stdout}\n{found.stderr[-2000:]}"
+
+
+@pytest.mark.parametrize("patch", EVERY, ids=[path.stem for path in EVERY])
+def test_every_fault_can_be_planted(patch: Path) -> None:
+    command = ["patch", "--dry-run", "--strip=1", "--directory", str(HOUSE), "--input", str(patch)]
+    applied = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert applied.returncode == 0, f"{patch.name} does not apply any more:\n{applied.stdout}"
