@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-DEVICE_HOURS = 2_400
+DEVICE_HOURS = 1_200
 """A sample, for its time: ``./scripts/simulate --device-hours 10000 --jobs 2`` is the whole."""
 JOBS = 2
 BUDGET_S = 1500
