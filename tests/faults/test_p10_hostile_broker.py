@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from tests.fixtures.database import Database
+    from tests.fixtures.database import Cluster
 
 C1, C2 = CommitId("1" * 40), CommitId("2" * 40)
 LIFETIME_S: Final = 1.5
@@ -46,7 +46,7 @@ POLL_S: Final = 0.1
 
 
 async def owed(arrears: Arrears, stream: str, fact: Callable[[Sequence[Owed]], bool]) -> Sequence[Owed]:
-    """Return what is owed of ``stream`` once ``fact`` holds of it; the database knows devices of other tests, too."""
+    """Return what is owed of ``stream`` once ``fact`` holds of it."""
     async with asyncio.timeout(45):
         while True:
             if fact(found := [one for one in await arrears.owed() if one.stream == stream]):
@@ -58,10 +58,11 @@ async def owed(arrears: Arrears, stream: str, fact: Callable[[Sequence[Owed]], b
 
 
 async def test_records_that_are_swallowed_while_heartbeats_pass_are_found_missing_by_their_numbers(
-    database: Database, tmp_path: Path
+    cluster: Cluster, tmp_path: Path
 ) -> None:
+    # A database of its own: in the one that tests share, the hub that they share leads, and this one would only wait.
     stream = new_stream()
-    with Broker(tmp_path) as broker, Hub(database.url, broker.port) as hub:
+    with cluster.database() as database, Broker(tmp_path) as broker, Hub(database.url, broker.port) as hub:
         hub.wait_until_ready()
         pool = await open_pool(database.url, name="test", size=1)
         try:
