@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tests.faults import failures
+from tests.thirds import of_this_commit
+
+_LEFT = pytest.StashKey[int]()
+"""How many long tests are left to other commits."""
 
 
 class _AtOnce:
@@ -26,6 +32,28 @@ class _AtOnce:
             )
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave two thirds of the long tests of a whole run to other commits."""
+    long = [item.nodeid for item in items if item.get_closest_marker("long")]
+    left = set(long).difference(of_this_commit(long))
+    if left:
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left])
+        items[:] = [item for item in items if item.nodeid not in left]
+    config.stash[_LEFT] = len(left)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that prints, where that is another one, how many were left."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["left"] = session.config.stash.get(_LEFT, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Hear it: every worker collects, and leaves, the same."""
+    node.config.stash[_LEFT] = getattr(node, "workeroutput", {}).get("left", 0)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Register what tells failures, where anything is told at all: not in a worker of xdist."""
@@ -34,7 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(_AtOnce(reporter))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print what the tests, in whatever process, had to say, and the table of failures when any of it was filled in."""
     reports: list[pytest.TestReport] = [
         report
@@ -48,3 +76,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.section(title)
         for line in lines:
             terminalreporter.write_line(line)
+    if left := config.stash.get(_LEFT, 0):
+        terminalreporter.section("long tests")
+        terminalreporter.write_line(
+            f"{left} are left to other commits (tests/thirds.py); ./scripts/test --every runs all"
+        )

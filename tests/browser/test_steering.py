@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
+import pytest
 from playwright.sync_api import expect
 from tests.browser.conftest import DEVICES, House, Visit, meanwhile
 from tests.integration.hub.device import Device, status, topic
@@ -38,6 +39,7 @@ def say_why(page: Page, verb: str, reason: str) -> None:
 # A rollout
 
 
+@pytest.mark.long
 def test_a_rollout_tells_its_stages_failures_and_waits_and_is_steered(operated: Visit) -> None:
     page = operated.to("/rollouts")
     row = page.locator("tbody tr").first

@@ -174,6 +174,7 @@ def test_the_demo_plays_by_itself_and_leaves_nothing_behind() -> None:
     assert_nothing_is_left()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_person_can_play_with_the_keys_and_steer_the_fleet() -> None:
     with somebody("--devices", "4") as person:
@@ -217,6 +218,7 @@ def test_a_person_can_play_with_the_keys_and_steer_the_fleet() -> None:
     assert_nothing_is_left()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_the_tutorial_comes_out_as_it_says(tmp_path: Path) -> None:
     start, *others, last = steps((HOUSE / "docs" / "tutorial.md").read_text(encoding="utf-8"))
@@ -295,6 +297,7 @@ def test_ctrl_c_at_any_moment_ends_everything(moment: str) -> None:
     assert_nothing_is_left()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_demo_that_is_killed_takes_its_children_along_and_the_next_one_clears_up() -> None:
     with somebody("--devices", "2", "--exit-after", "600") as person:

@@ -118,6 +118,7 @@ def backlogged(victim: Victim) -> list[str]:
     return told
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_an_agent_that_is_killed_on_its_way_into_safe_mode_and_out_of_it_arrives(victim: Victim) -> None:
     for operation in (2, 6, 11, 17, 24, 32):

@@ -186,6 +186,7 @@ def test_a_refused_commit_is_not_tried_again_after_a_restart_and_without_the_mir
 # --- the way back is checked as well --------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_confirmed_release_that_no_longer_comes_up_gives_way_to_the_one_before_and_then_to_safe_mode(
     device: Device,
@@ -292,6 +293,7 @@ def on_its_own_engine(
         assert "Traceback" not in device.agent.log
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_an_engine_that_is_killed_in_the_middle_of_a_deployment_and_of_a_rollback(
     on_its_own_engine: tuple[Device, PrivateEngine],

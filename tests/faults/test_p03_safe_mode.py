@@ -144,6 +144,7 @@ def test_a_crash_loop_in_a_trial_refuses_what_was_on_trial(device: Device, engin
     device.confirmed(device.push(device.files(page="two")))
 
 
+@pytest.mark.long
 def test_a_stack_of_ones_own_runs_in_safe_mode_and_is_kept_like_a_release(
     device: Device, engine: RealEngine, tmp_path: Path
 ) -> None:
@@ -216,6 +217,7 @@ def test_an_agent_that_crashes_by_itself_goes_on_talking_in_safe_mode(
         agent.end()
 
 
+@pytest.mark.long
 def test_an_order_that_makes_no_sense_ends_nothing(device: Device) -> None:
     agent = rewired(device)
     device.deploy()
@@ -231,6 +233,7 @@ def test_an_order_that_makes_no_sense_ends_nothing(device: Device) -> None:
 # --- by order ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_orders_at_the_console_lead_in_and_out_while_the_agent_runs_and_while_it_is_down(
     device: Device, hub: HubView, engine: RealEngine
 ) -> None:
@@ -298,6 +301,7 @@ def test_a_first_commit_that_is_bad_leads_to_safe_mode_and_a_good_one_out(
     assert agent.told("safe_mode.left")
 
 
+@pytest.mark.long
 def test_when_no_release_comes_up_any_more_safe_mode_does(device: Device, hub: HubView, engine: RealEngine) -> None:
     """The images of the confirmed release and of the one before are gone, as after a cleaning in the wrong moment."""
     agent = rewired(device)

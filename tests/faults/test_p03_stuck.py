@@ -93,6 +93,7 @@ def test_a_blocked_loop_is_dumped_and_ended_and_the_next_start_tells_it(
     assert len(agent.told("agent.stuck")) == 1
 
 
+@pytest.mark.long
 def test_a_task_that_hangs_is_dumped_and_ended_while_all_others_go_on(device: Device) -> None:
     """A file that can't be read to its end (here a FIFO; in the field a hung mount) holds the thread that reads it."""
     agent = quick(device)
@@ -145,6 +146,7 @@ def test_an_agent_that_ends_says_so(device: Device) -> None:
 # --- no false alarm ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_process_that_was_stopped_for_long_just_goes_on(device: Device) -> None:
     agent = quick(device)
     device.deploy()
@@ -168,6 +170,7 @@ def burning(processor: int, count: int) -> list[psutil.Popen]:
     return burners
 
 
+@pytest.mark.long
 def test_a_starved_agent_is_slow_and_fed_all_the_same(device: Device) -> None:
     agent = quick(device)
     with Supervisor(agent.start, watchdog_s=15) as supervisor:
@@ -189,6 +192,7 @@ def test_a_starved_agent_is_slow_and_fed_all_the_same(device: Device) -> None:
         assert agent.told("agent.stuck") == ()
 
 
+@pytest.mark.long
 def test_a_container_engine_that_hangs_is_told_and_nobody_is_ended_for_it(device: Device, busybox: str) -> None:
     assert busybox
     with PrivateEngine() as engine:

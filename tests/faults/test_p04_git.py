@@ -115,6 +115,7 @@ def serves_alone(first: GitHttpServer, second: GitHttpServer) -> None:
 # --- failover --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.table
 def test_whatever_ails_the_first_remote_the_second_serves_within_one_poll_and_the_first_when_it_is_well(
     fleet: Repository, tmp_path: Path, failure_table: FailureTable

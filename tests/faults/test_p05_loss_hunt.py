@@ -15,6 +15,7 @@ from tests.fixtures.database import Cluster
 SEED = int(os.environ.get("METRICA_SEED") or random.SystemRandom().randrange(2**31))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_crowd_loses_nothing_while_broker_hub_database_and_network_are_killed_and_cut(
     tmp_path: Path, say: Callable[[str], None]

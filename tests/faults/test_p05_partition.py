@@ -174,6 +174,7 @@ def arrived(device: Device, hub: HubView) -> bool:
     return [(one["seq"], one["kind"]) for one in hub.events(device.name)] == wanted
 
 
+@pytest.mark.long
 @pytest.mark.table
 def test_a_device_that_is_cut_off_works_on_and_tells_all_of_it_afterwards(
     device: Device,

@@ -183,6 +183,7 @@ async def test_full_to_the_last_byte_the_agent_lives_and_converges_when_there_is
     await verified(cramped)
 
 
+@pytest.mark.long
 async def test_filled_up_at_random_moments_of_updates_nothing_half_written_is_used(cramped: Cramped) -> None:
     seed = int(os.environ.get("METRICA_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
     sys.stdout.write(f"METRICA_SEED={seed}\n")
@@ -263,6 +264,7 @@ async def test_started_on_a_full_disk_without_a_reserve_the_agent_cleans_before_
     await verified(cramped)
 
 
+@pytest.mark.long
 async def test_while_cut_off_a_full_disk_loses_no_event(cramped: Cramped) -> None:
     device, agent, disk = cramped.device, cramped.agent, cramped.disk
     device.rewire(device.wiring(broker_port=9))  # nobody answers there
@@ -343,6 +345,7 @@ def here(engine: PrivateEngine, *names: str) -> set[str]:
     return {name for name in names if f"{name}:latest" in listed}
 
 
+@pytest.mark.long
 def test_images_that_nothing_kept_needs_go_and_the_way_back_works_at_once_and_offline(
     small_engine: tuple[Cramped, PrivateEngine],
 ) -> None:

@@ -83,6 +83,7 @@ def test_the_fake_is_one(clock: Clock) -> None:
     assert abs(boot_s - time.clock_gettime(time.CLOCK_BOOTTIME)) < 5
 
 
+@pytest.mark.long
 def test_a_device_that_boots_in_1970_deploys_and_says_that_it_does_not_know_the_time(
     device: Device, hub: HubView, clock: Clock
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_device_that_boots_in_1970_deploys_and_says_that_it_does_not_know_the_
     assert device.refused(device.push({"roles/camera/compose.yaml": "services: ["})).at is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("date", [IN_2040, IN_1970])
 def test_a_clock_that_jumps_by_years_changes_nothing(device: Device, hub: HubView, clock: Clock, date: str) -> None:
     clock.set(today())

@@ -222,6 +222,7 @@ def test_two_looks_at_a_hot_and_quiet_device_find_nothing(hot: Hot) -> None:
     assert hot.device.agent.told("drift.repaired", after=mark) == ()
 
 
+@pytest.mark.long
 def test_a_trial_under_way_goes_on_when_it_gets_hot_and_a_bad_one_is_rolled_back(hot: Hot) -> None:
     device, agent = hot.device, hot.device.agent
     mark = agent.mark()
@@ -257,6 +258,7 @@ def test_under_voltage_makes_updates_wait_and_nothing_rest(hot: Hot) -> None:
     hot.device.confirmed(commit, after=mark)
 
 
+@pytest.mark.long
 def test_memory_pressure_makes_updates_wait_and_then_low_priority_rest(hot: Hot) -> None:
     agent, mark = hot.device.agent, hot.device.agent.mark()
     hot.sensors.pressure(60, 10)
@@ -273,6 +275,7 @@ def test_memory_pressure_makes_updates_wait_and_then_low_priority_rest(hot: Hot)
     hot.device.confirmed(commit, after=mark)
 
 
+@pytest.mark.long
 def test_a_held_device_that_is_too_hot_rests_as_well(hot: Hot) -> None:
     assert hot.device.agent.command("hold", "on", "--reason", "a visit").returncode == 0
     hot.device.agent.wait_for("hold.begun")
@@ -282,6 +285,7 @@ def test_a_held_device_that_is_too_hot_rests_as_well(hot: Hot) -> None:
     hot.rest()
 
 
+@pytest.mark.long
 def test_heat_at_a_threshold_makes_nothing_flap(hot: Hot) -> None:
     agent, mark = hot.device.agent, hot.device.agent.mark()
     hot.sensors.celsius(80.2)

@@ -53,6 +53,7 @@ FIELD_S = 300.0 - CHECK_S
 # --- a quiet device finds nothing -----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_a_quiet_device_finds_nothing_for_a_corpus_of_compose_files(busybox: str, tmp_path: Path) -> None:
     """After confirmation, after a restart of all containers, and after all were made anew: looked at twice each."""
@@ -120,6 +121,7 @@ def watchful(device: Device) -> Device:
     return device
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.table
 def test_each_way_to_tamper_with_containers_is_found_told_and_mended(
@@ -224,6 +226,7 @@ def labels_of(device: Device, service: str, like: str, compose: dict[str, Any]) 
     return [part for key, value in labels.items() for part in ("--label", f"{key}={value}")]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_what_is_contested_is_told_and_left_alone_for_an_hour_over_a_restart_of_the_agent(device: Device) -> None:
     watchful(device).deploy()
@@ -287,6 +290,7 @@ def tampered(path: Path, text: str) -> None:
     path.write_text(text)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.table
 def test_files_that_are_edited_or_replaced_are_restored_and_exactly_their_readers_restarted(
@@ -356,6 +360,7 @@ def test_a_crash_between_restoring_and_restarting_leaves_no_reader_of_what_was_a
     assert {name for name in before if before[name] != after[name]} == {"web", "second"}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_the_agents_own_files_are_restored_and_nothing_is_restarted(served_files: Device) -> None:
     device = served_files

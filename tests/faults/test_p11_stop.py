@@ -173,6 +173,7 @@ def test_a_stop_while_compose_works_ends_at_the_confirmed_release(
     assert not agent.told("release.refused", after=mark), "the commit is no worse for it"
 
 
+@pytest.mark.long
 def test_a_halt_in_the_soak_stops_all_and_comes_back_to_what_was_confirmed(steady: Device, alice: Operator) -> None:
     agent, confirmed = steady.agent, steady.agent.memory().confirmed
     steady.push(steady.files(page="two", health=SLOWLY))
@@ -195,6 +196,7 @@ def test_a_halt_in_the_soak_stops_all_and_comes_back_to_what_was_confirmed(stead
     assert agent.memory().confirmed is not None
 
 
+@pytest.mark.long
 def test_a_freeze_lets_the_way_back_and_an_applied_trial_come_to_their_end(steady: Device, alice: Operator) -> None:
     agent, confirmed = steady.agent, steady.agent.memory().confirmed
     bad = steady.push(steady.files({"web": SICK}, page="two"))

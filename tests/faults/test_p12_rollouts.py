@@ -42,6 +42,7 @@ HOLD, GO_ON = (STAGES.format(share=0.03, silent=silent) for silent in ("hold", "
 FEW = {f"pi-{number:03}": CAMERA for number in range(8)}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_commit_that_breaks_5_percent_of_500_devices_halts_where_the_limit_says(say: Callable[[str], None]) -> None:
     roles = {f"pi-{number:03}": SENSOR if number % 20 == 7 else CAMERA for number in range(500)}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.faults.sample import of_this_run
+from tests.thirds import of_this_commit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,8 @@ HOUSE = Path(__file__).parents[2]
 PLANTS = Path(__file__).parent / "planted"
 EVERY = sorted(PLANTS.glob("*.patch"))
 PLANTED = [
-    PLANTS / f"{name}.patch" for name in of_this_run([one.stem for one in EVERY if "\nScenario: " in one.read_text()])
+    PLANTS / f"{name}.patch"
+    for name in of_this_commit([one.stem for one in EVERY if "\nScenario: " in one.read_text()])
 ]
 """Those for the replay; the simulated world has its own."""
 EFFORT = ("--states", "200", "--recoveries", "150", "--seed", "1", "--stop-at", "1")

@@ -146,6 +146,7 @@ class Device:
         return launcher.read_choice(self.installed.versions)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_an_agent_that_works_stays_and_each_that_is_bad_makes_way_for_the_one_before(tmp_path: Path) -> None:
     changes = {"works": "", **{name: change for name, (change, _) in BAD.items()}}

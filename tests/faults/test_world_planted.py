@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.faults.sample import of_this_run
+from tests.thirds import of_this_commit
 
 ROOT = Path(__file__).parents[2]
 PLANTED = {
@@ -38,7 +38,7 @@ BUDGET_S = 240
 
 
 @pytest.mark.timeout(BUDGET_S + 30)
-@pytest.mark.parametrize("name", of_this_run(list(PLANTED)))
+@pytest.mark.parametrize("name", of_this_commit(list(PLANTED)))
 def test_a_planted_fault_is_found(name: str, tmp_path: Path) -> None:
     kinds, promise = PLANTED[name]
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
