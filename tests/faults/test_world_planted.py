@@ -31,6 +31,7 @@ PLANTED = {
     "world-command-not-written-down": ("command,hub-killed", "no command that is written down asks for that"),
     "world-command-of-another-device": ("command,command-forged", "the hub never gave it to this device"),
     "world-halt-ignored": ("stop,push-good,push-good", "runs, and it is halted"),
+    "world-window-ignored": ("clock-unknown,push-good", "is put on trial outside of"),
 }
 """Patch → what is to happen in the world, and a promise that then breaks."""
 WORLDS = 4

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 from metrica_fleet.identity import CommitId
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
 FLEET: Final = "world"
 ROLES: Final = ("camera", "sensor")
@@ -111,6 +112,8 @@ class History:
     """Device → role."""
     rollout: str = ""
     """What is said about it in fleet.toml."""
+    windows: tuple[str, ...] = ()
+    """When updates of either role may begin, in UTC; none: at any time."""
     commits: dict[CommitId, Commit] = field(default_factory=dict[CommitId, Commit])
 
     def commit(self, content: Content, *parents: Commit) -> Commit:
@@ -123,7 +126,7 @@ class History:
         return made
 
     def _files(self, content: Content) -> Mapping[str, bytes]:
-        return files_of(content, tuple(self.devices.items()), self.rollout)
+        return files_of(content, tuple(self.devices.items()), self.rollout, self.windows)
 
     def name(self, commit: CommitId | None) -> str:
         """Return how the story calls ``commit``."""
@@ -131,7 +134,9 @@ class History:
 
 
 @lru_cache(maxsize=64)
-def files_of(content: Content, devices: tuple[tuple[str, str], ...], rollout: str = "") -> Mapping[str, bytes]:
+def files_of(
+    content: Content, devices: tuple[tuple[str, str], ...], rollout: str = "", windows: tuple[str, ...] = ()
+) -> Mapping[str, bytes]:
     """Return every file of a repository of ``content``."""
     files: dict[str, str] = {"fleet.toml": _FLEET_TOML + rollout if content.ill is None else "name = \n"}
     if content.stop is not None:
@@ -140,13 +145,15 @@ def files_of(content: Content, devices: tuple[tuple[str, str], ...], rollout: st
         asked = "nobody-has-it" if content.of(role).ill == "role-unknown" else role
         files[f"devices/{device}.toml"] = f'role = "{asked}"\n'
     for name, role in zip(ROLES, content.roles, strict=True):
-        files |= {f"roles/{name}/{path}": text for path, text in _role_files(role).items()}
+        files |= {f"roles/{name}/{path}": text for path, text in _role_files(role, windows).items()}
     return {path: text.encode() for path, text in files.items()}
 
 
 LOCKS: Final = "web"
 """The service that may ask not to be restarted."""
 LOCK_PATIENCE_S: Final = 3600.0
+WINDOW_PATIENCE_S: Final = 1800.0
+"""How long an update waits for a window."""
 LEAST: Final = "recorder"
 """The service that rests first."""
 _FLEET_TOML: Final = f"""
@@ -161,12 +168,22 @@ apply_deadline_s = {APPLY_DEADLINE_S:g}
 _CHECK: Final = '[[checks]]\ntype = "command"\nname = "page"\nservice = "web"\ncommand = {command}\ntimeout_s = 5\n'
 _PRIORITIES: Final = f'[services.{LEAST}]\npriority = "low"\n'
 _LOCK: Final = f"[services.{LOCKS}]\nlock_patience_s = {LOCK_PATIENCE_S:g}\n"
+_WINDOWS: Final = "[update]\nwindows = [{windows}]\npatience_s = {patience_s:g}\n"
 
 
-def _role_files(role: RoleContent) -> dict[str, str]:
+def is_in_window(windows: Sequence[str], at: datetime) -> bool:
+    """Whether an update may begin at ``at``: our own reading, against the agent's."""
+    now, spans = at.strftime("%H:%M"), [window.split("-") for window in windows]
+    return any(begin <= now < end if begin < end else now >= begin or now < end for begin, end in spans)
+
+
+def _role_files(role: RoleContent, windows: Sequence[str]) -> dict[str, str]:
     files = {"compose.yaml": _compose(role), "site/index.html": f"version {role.version}\n"}
     commands = {"check-hangs": '["sleep", "infinity"]', "check-fails": '["false"]'}
     files["role.toml"] = _CHECK.format(command=commands.get(role.ill or "", '["true"]'))
+    if windows:
+        quoted = ", ".join(f'"{window}"' for window in windows)
+        files["role.toml"] = _WINDOWS.format(windows=quoted, patience_s=WINDOW_PATIENCE_S) + files["role.toml"]
     files["role.toml"] += _PRIORITIES + _LOCK
     if role.ill == "role-unparsable":
         files["role.toml"] = "[[checks]\n"

@@ -102,7 +102,9 @@ class Machine:
         self.folder = around.root / device
         self.outbox_bytes = around.outbox_bytes
         self.network = Network()
-        self.clock_known, self.clock_off = True, timedelta()
+        self.clock_known, self._clock_off = True, timedelta()
+        self.clock_set_s = 0.0
+        """When its wall clock was last set, lost or found."""
         self.edited: ReleaseDigest | None = None
         """A release whose files somebody changed, and that was not found repaired yet."""
         self.troubles = 0
@@ -300,6 +302,12 @@ class Machine:
         path.chmod(0o444)
         self.edited = current
 
+    def set_clock(self, *, known: bool | None = None, off: timedelta | None = None) -> None:
+        """Set its wall clock, or whether anything says that it is right."""
+        self.clock_known = self.clock_known if known is None else known
+        self._clock_off = self._clock_off if off is None else off
+        self.clock_set_s = self.now_s()
+
     def lock(self, number: int) -> None:
         """Let the service that may take its lock: it asks not to be restarted."""
         if not self._locked:
@@ -400,7 +408,7 @@ class Machine:
         clock = Clock(
             boot_id=BootId(f"{self.id}-{self._boots}"),
             boot_s=self.boot_clock_s,
-            utc=self._wall_clock,
+            utc=self.wall_clock,
             synchronised=lambda: self.clock_known,
         )
         rung = Wake(clock.now_s)
@@ -457,8 +465,9 @@ class Machine:
     async def _vitals(self) -> Vitals:
         return condition.vitals(self._begun(), disk_path=str(self.folder), clock_synchronised=self.clock_known)
 
-    def _wall_clock(self) -> datetime:
-        return EPOCH.astimezone(UTC) + timedelta(seconds=self.now_s()) + self.clock_off
+    def wall_clock(self, ago_s: float = 0.0) -> datetime:
+        """Return what its wall clock shows, or showed if nobody has set it since."""
+        return EPOCH.astimezone(UTC) + timedelta(seconds=self.now_s() - ago_s) + self._clock_off
 
     def _disk_operation(self, name: str) -> None:
         if name == "switch:fsync-directory":

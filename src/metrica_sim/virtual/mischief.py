@@ -220,10 +220,10 @@ class Mischief:
             case "file-edited":
                 machine.edit_file(EDITABLE[planned.amount])
             case "clock-unknown":
-                machine.clock_known = False
-                self._lasts(planned, lambda: setattr(machine, "clock_known", True))
+                machine.set_clock(known=False)
+                self._lasts(planned, lambda: machine.set_clock(known=True))
             case "clock-jumps":
-                machine.clock_off = JUMPS[planned.amount]
+                machine.set_clock(off=JUMPS[planned.amount])
             case "mirror-lost":
                 machine.git.lose()
             case _:

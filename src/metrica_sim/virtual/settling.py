@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from metrica_fleet.codec import decode
 from metrica_fleet.messages import Status
 from metrica_fleet.topics import STATUS, Address, topic_of
-from metrica_sim.virtual.history import FLEET_ILLS, ILLS, ROLES
+from metrica_sim.virtual.history import FLEET_ILLS, ILLS, ROLES, WINDOW_PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SETTLED_S: Final = 3600.0 + 1800.0
 """The longest that a remote is left alone, and an update with all its deadlines."""
+MOST_STAGES: Final = 3
 TOLD_S: Final = 3600.0
 LOOK_S: Final = 30.0
 
@@ -45,6 +46,9 @@ class Settling:
         self._machines, self._hub = machines, hub
         self._operators, self._mischief = operators, mischief
         self._story = story
+        # Each stage of a rollout waits for a window by itself.
+        stages = MOST_STAGES if operators.rollouts is not None else 1
+        self._settled_s = SETTLED_S + stages * WINDOW_PATIENCE_S * bool(operators.history.windows)
 
     async def all_confirm(self) -> None:
         """Push something good on top of all that any device has taken; each must come to run it."""
@@ -52,7 +56,7 @@ class Settling:
         stopped = [memory.stop.commit for memory in memories if memory.stop is not None]
         taken = [one for one in (*(memory.accepted for memory in memories), *stopped) if one is not None]
         commit = self._operators.push_good(*dict.fromkeys(taken))
-        await self._each(lambda machine: _not_confirmed(machine, commit), SETTLED_S)
+        await self._each(lambda machine: _not_confirmed(machine, commit), self._settled_s)
 
     async def all_refuse(self, chance: Random) -> None:
         """Push something bad; each that it concerns refuses it, or never begins it, and goes on as before."""
@@ -73,12 +77,12 @@ class Settling:
                 return machine.witness.unrest()  # others have tried it, and it is begun by nobody any more
             return _not_refused(machine, commit)
 
-        await self._each(wrong, SETTLED_S)
+        await self._each(wrong, self._settled_s)
 
     async def all_survive_poison(self, chance: Random) -> None:
         """Push what crashes every agent that looks at it; each must come to be in safe mode, and still be heard of."""
         commit = self._operators.push_poison(chance.choice(ROLES))
-        await self._each(lambda machine: _not_safe(machine, commit), SETTLED_S)
+        await self._each(lambda machine: _not_safe(machine, commit), self._settled_s)
         await self.nothing_is_lost()
         await self.all_confirm()
 

@@ -36,7 +36,9 @@ from metrica_sim.virtual.history import (
     PULL_DEADLINE_S,
     SOAK_S,
     START_DEADLINE_S,
+    WINDOW_PATIENCE_S,
     History,
+    is_in_window,
 )
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
     from metrica_sim.virtual.stops import Stops
 
 GRACE_S: Final = 60.0
+CLOCK_SEEN_S: Final = 10.0
+"""From a look at the clock to what is done because of it."""
 LOCK_SEEN_S: Final = 10.0
 """A lock that is taken in the moment in which an update begins may be missed."""
 FELT_S: Final = 300.0
@@ -115,6 +119,8 @@ class Witness:
         self._staged_s: tuple[float, int] = (0.0, 0)
         self._back: ReleaseDigest | None = None
         """What a trial that failed is taken back to."""
+        self._waits: tuple[ReleaseDigest, float] | None = None
+        """What waits for consent, and since when it was seen to."""
         self._unrest_since_s: float | None = None
         self._looked_s: float | None = None
         self.events: dict[StreamId, dict[int, tuple[str, str]]] = {}
@@ -132,6 +138,7 @@ class Witness:
         self._check_confirmed(before, after)
         self._check_trial(before, after)
         self._check_stop(before, after)
+        self._note_waiting(after)
         if after.resolved is not None and after.resolved != before.resolved:
             self._staged_s = (self._now_s, self._machine.troubles)
 
@@ -450,7 +457,8 @@ class Witness:
         if self._machine.strains and self._now_s > self._machine.troubled_s + FELT_S:
             self._breach(f"{name} is put on trial on a machine that is strained by {_listed(self._machine.strains)}")
         self._check_open(new)
-        self._check_consent(new)
+        self._check_lock(new)
+        self._check_window(new)
         if old is not None:
             self._breach(f"{name} is put on trial while {self._history.name(old.commit)} is")
         if new.commit in self._refused:
@@ -460,7 +468,30 @@ class Witness:
         if not (self._machine.folder / "releases" / new.release / MANIFEST).is_file():
             self._breach(f"{name} is put on trial, and its release is not complete")
 
-    def _check_consent(self, trial: Trial) -> None:
+    def _note_waiting(self, memory: Memory) -> None:
+        waiting = memory.waiting
+        if waiting is None:
+            self._waits = None
+        elif self._waits is None or self._waits[0] != waiting.release:
+            self._waits = waiting.release, self._now_s
+
+    def _check_window(self, trial: Trial) -> None:
+        """Outside of a window nothing begins before its patience ends, and while the time is not known none is open."""
+        machine, memory, windows = self._machine, self._machine.memory(), self._history.windows
+        if not windows or memory.confirmed is None or memory.safe is not None:
+            return
+        if self._now_s < machine.clock_set_s + CLOCK_SEEN_S:
+            return  # what was looked at before may still be acted on
+        seen = [machine.wall_clock(ago_s) for ago_s in (0.0, CLOCK_SEEN_S)]
+        may = machine.clock_known and any(is_in_window(windows, at) for at in seen)
+        waited_s = self._now_s - self._waits[1] if self._waits and self._waits[0] == trial.release else 0.0
+        if not may and waited_s < WINDOW_PATIENCE_S - CLOCK_SEEN_S:
+            name, clock = self._history.name(trial.commit), f"{seen[0]:%H:%M}" if machine.clock_known else "unknown"
+            self._breach(
+                f"{name} is put on trial outside of {', '.join(windows)} (clock {clock}, waited {waited_s:.0f} s)"
+            )
+
+    def _check_lock(self, trial: Trial) -> None:
         """Who holds a lock is not restarted before its patience ends; a first release and a way out do not ask."""
         memory, since_s = self._machine.memory(), self._machine.locked_since_s
         if since_s is None or memory.confirmed is None or memory.safe is not None:

@@ -36,6 +36,7 @@ from metrica_sim.virtual.stops import Stops
 from metrica_sim.virtual.story import STORY, Story
 
 LOOK_S: Final = 600.0
+ABOUT_CLOCKS: Final = frozenset({"clock-unknown", "clock-jumps"})
 ABOUT_ROLLOUTS: Final = frozenset({"rollout-word", "gate-forged"})
 
 
@@ -141,7 +142,8 @@ class _World:
         names = [DeviceId(f"pi-{number:02d}") for number in range(1, plan.devices + 1)]
         roles = {name: ROLES[place % len(ROLES)] for place, name in enumerate(names)}
         policy = _policy(Random(f"{plan.seed} rollout"), names, asked_for=bool(ABOUT_ROLLOUTS & set(plan.kinds)))
-        history = History({str(name): role for name, role in roles.items()}, policy.text)
+        windows = _windows(Random(f"{plan.seed} windows"), asked_for=bool(ABOUT_CLOCKS & set(plan.kinds)))
+        history = History({str(name): role for name, role in roles.items()}, policy.text, windows)
         remotes = [Remote(f"https://git-{number}.invalid/fleet") for number in range(1, 1 + chance.randint(1, 3))]
         broker = SimulatedBroker(FleetId(FLEET), chance.random)
         self._operators = Operators(history, remotes, story)
@@ -290,6 +292,19 @@ def _policy(chance: Random, names: Sequence[DeviceId], *, asked_for: bool) -> _P
         *(f"[[rollout.stages]]\n{stage}" for stage in stages),
     )
     return _Policy("\n".join(lines) + "\n", silent_s if go_on else None)
+
+
+def _windows(chance: Random, *, asked_for: bool) -> tuple[str, ...]:
+    """Draw windows of updates for every third world, and for each that is to be about clocks."""
+    if chance.random() < 0.67 and not asked_for:  # noqa: PLR2004 two thirds of them
+        return ()
+    begins = [chance.randrange(24 * 60) for _ in range(chance.choice((1, 1, 2)))]
+    spans = [(begin, (begin + chance.choice((5, 30, 120, 600))) % (24 * 60)) for begin in begins]
+    return tuple(f"{_clock(begin)}-{_clock(end)}" for begin, end in spans)
+
+
+def _clock(minute: int) -> str:
+    return f"{minute // 60:02d}:{minute % 60:02d}"
 
 
 @contextmanager
