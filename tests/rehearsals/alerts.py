@@ -399,13 +399,6 @@ class Stage:
                 self.wrong.append(f"{fault.alert}: nobody was told within {patience_s:.0f} s of: {fault.what}")
                 say(f"  {fault.alert} NOT TOLD")
 
-    async def wait_for(self, alerts: set[str], act: str) -> None:
-        """Wait until somebody was told of these faults; the others stay open."""
-        others = [one for one in self.faults if one.alert not in alerts and one.told_s is None]
-        self.faults = [one for one in self.faults if one not in others]
-        await self.wait(act)
-        self.faults += others
-
     def second_cut(self) -> None:
         """Cut the second hub off from the broker."""
         self.relay.__exit__()
@@ -655,23 +648,22 @@ async def commits(stage: Stage) -> None:
     stage.fleet.commit(broken)
     stage.broke("MetricaCommitUnusable", "a fleet.toml that can't be read is pushed")
     stage.broke("MetricaHubKeyMissing", "the hub's line is taken out of allowed_signers")
+    # The commit is read by a hub that can ask its database, and told of where the chat answers: so one after the other.
+    await stage.wait("act 3, a commit that can't be used")
     stage.sink.broken["slack"] = 403
     stage.broke("MetricaAlertsNotDelivered", "the chat answers 403 from now on", "slack")
     stage.cluster.execute(f"ALTER DATABASE {stage.database.name} ALLOW_CONNECTIONS false")
     kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = "
     stage.cluster.execute(f"{kill}'{stage.database.name}'")
     stage.broke("MetricaHubCannotStore", "Postgres lets the hub in no more")
-    # The commit is read by a hub that can ask its database: so the one after the other.
-    await stage.wait_for({"MetricaHubCannotStore", "MetricaAlertsNotDelivered"}, "act 3, no database, no chat")
+    await stage.wait("act 4, no database, no chat")
     stage.cluster.execute(f"ALTER DATABASE {stage.database.name} ALLOW_CONNECTIONS true")
     stage.sink.broken.clear()
-    for fault in stage.faults:
-        if fault.alert in {"MetricaCommitUnusable", "MetricaHubKeyMissing"}:
-            fault.began_s, fault.what = time.monotonic(), f"{fault.what}; from when the hub can ask its database again"
-    await stage.wait("act 3, a commit that can't be used")
+    known = {"MetricaHubCannotStore", "MetricaPostgresDown"}
+    await stage.until(lambda: not known & stage.prometheus.firing(), "the hub stores again, and it is known")
     with Lock(stage):
         stage.broke("MetricaHubLag", "a lock in Postgres keeps commits from ending")
-        await stage.wait("act 4, commits that do not end")
+        await stage.wait("act 5, commits that do not end")
 
 
 class Lock:
@@ -710,7 +702,7 @@ async def many(stage: Stage) -> None:
             one = status(name, mode="safe", reason="no-release", heartbeat_s=80_000, vitals=Vitals())
             await client.publish(topic(name, PRESENCE), encode(presence(name, "online", 1)), qos=1, retain=True)
             await client.publish(topic(name, STATUS), encode(one), qos=1, retain=True)
-    await stage.wait("act 5, half of the fleet")
+    await stage.wait("act 6, half of the fleet")
     stage.crowd[0].send_signal(signal.SIGCONT)
 
 
@@ -720,13 +712,13 @@ async def blind(stage: Stage) -> None:
     began_s = time.monotonic()
     stage.broker.stop()
     stage.broke("MetricaHubCutOff", "the broker ends")
-    await stage.wait("act 6, the broker is gone")
+    await stage.wait("act 7, the broker is gone")
     stage.broker.start()
     stage.silent_about("MetricaDeviceOffline", began_s)
     await stage.until(lambda: stage.hub.get("/readyz").status == 200, "the hub is back")
     stage.cluster.stop(immediate=True)
     stage.broke("MetricaPostgresDown", "Postgres ends")
-    await stage.wait("act 7, Postgres is gone")
+    await stage.wait("act 8, Postgres is gone")
     stage.cluster.start()
     stage.hub.kill()
     stage.second.kill()
@@ -735,7 +727,7 @@ async def blind(stage: Stage) -> None:
     stage.broke("MetricaServiceDown", "the node exporter ends", f":{stage.node.port}")
     async with asyncio.TaskGroup() as group:
         group.create_task(asyncio.to_thread(_fill, stage))
-        await stage.wait("act 8, no hub")
+        await stage.wait("act 9, no hub")
     with Lock(stage):
         stage.hub.start()
         stage.broke("MetricaBrokerDropsMessages", f"{FLOOD:,} messages come while no hub is there; from its start on")
@@ -743,7 +735,7 @@ async def blind(stage: Stage) -> None:
         stage.prometheus.end(signal.SIGTERM)
         stage.prometheus.start(public=f"{HOST}:{stage.front.port}", size="1MB")
         stage.broke("MetricaPrometheusStorageFull", "Prometheus may use 1 MB, and has more")
-        await stage.wait("act 9, a queue that fills, a disk that is used up")
+        await stage.wait("act 10, a queue that fills, a disk that is used up")
 
 
 async def _corrupted(stage: Stage) -> None:
