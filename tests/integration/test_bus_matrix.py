@@ -327,15 +327,19 @@ async def written_by(user: str, broker: ShippedBroker, fleet: Fleet, planter: Ra
         left = await retained(broker)
         found |= {Cell(user, topic, "clear"): topic not in left and topic in plantable() for topic in TOPICS}
     await come()
+    ended: list[RawClient] = []
     for topic in TOPICS:
+        will = mqtt5.Will(topic, payload=user.encode(), qos=mqtt5.QoS.AT_LEAST_ONCE)
         try:
             # Whoever comes next by this name ends the connection, and so has the will said.
-            await entering(broker, fleet, user, mqtt5.Will(topic, payload=user.encode(), qos=mqtt5.QoS.AT_LEAST_ONCE))
+            ended.append(await entering(broker, fleet, user, will))
         except Refused:
             continue
     async with await entering(broker, fleet, user):
         got = await come()
         found |= {Cell(user, topic, "last will"): topic in got for topic in TOPICS}
+    for client in ended:
+        await client.vanish()
     return found
 
 
