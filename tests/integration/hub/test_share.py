@@ -168,7 +168,8 @@ async def test_a_hub_killed_with_records_in_hand_that_never_comes_back_costs_onl
 ) -> None:
     async with asyncio.TaskGroup() as group:
         for name in DEVICES:
-            group.create_task(deliver(name, broker.port, records_of(new_stream())))
+            # Spread over three seconds: told all at once, it may all be stored before anybody looks.
+            group.create_task(deliver(name, broker.port, records_of(new_stream()), pace_s=0.01))
         await until(lambda: stored(cluster, database) > 500)
         # It takes what it is dealt and does nothing with it, so that there is something to lose.
         os.kill(second.pid, signal.SIGSTOP)
