@@ -285,6 +285,7 @@ async def _device(settings: Settings, watchman: Watchman, launched: tuple[Path, 
             reboot=_reboot,
             on_told=watchman.told,
             versions=versions,
+            try_fetch=git.try_fetch,
             restart=partial(os.kill, os.getpid(), signal.SIGTERM),
         )
         await run_device(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+from dulwich.object_store import tree_lookup_path
 from dulwich.objects import Blob, Commit, ObjectID, Tree
 from dulwich.refs import Ref
 from dulwich.repo import Repo
@@ -17,6 +18,22 @@ if TYPE_CHECKING:
 
 _BRANCH: Final = Ref(b"refs/heads/main")
 _WHO: Final = b"An Operator <operator@example.invalid>"
+
+
+class Lost:
+    """A loose object that is not in its place."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.rename(self._elsewhere)
+
+    @property
+    def _elsewhere(self) -> Path:
+        return self._path.with_name("gone")
+
+    def give_back(self) -> None:
+        """Put it into its place again."""
+        self._elsewhere.rename(self._path)
 
 
 class Commits:
@@ -37,6 +54,15 @@ class Commits:
         """Let the branch be ``commit``; return it."""
         self._repo.refs[_BRANCH] = self._tip = ObjectID(commit.encode())
         return commit
+
+    def lose(self, path: str) -> Lost:
+        """Let the file ``path`` of the newest commit be gone: refs are told as ever, and no pack with it is given."""
+        assert self._tip is not None
+        tip = self._repo[self._tip]
+        assert isinstance(tip, Commit)
+        _, name = tree_lookup_path(self._repo.__getitem__, tip.tree, path.encode())
+        text = name.decode()
+        return Lost(self.path / "objects" / text[:2] / text[2:])
 
     def commit(self, files: Mapping[str, str]) -> CommitId:
         """Make ``files`` a commit that follows the newest, without the branch."""

@@ -45,6 +45,12 @@ async def head(self, url):
     raise NotNow("nobody answers", reason="git-unreachable")
 GitMirror.head = head
 """
+FETCH_BROKEN: Final = """
+from metrica_agent.adapters.git import nursery
+broken = "; from metrica_agent.adapters.git import fetch; del fetch.talk_to; main()"
+nursery._BIRTH = nursery._BIRTH.replace("; main()", broken)
+"""
+"""In the child, where the bytes come in: what polls, reads and exports is left as it is."""
 STOPPED: Final = """
 import os, signal
 from metrica_agent.adapters.systemd import Supervisor
@@ -70,6 +76,7 @@ BAD: Final[dict[str, tuple[str, str]]] = {
     "blocks": (BLOCKED, "not-steady"),
     "can not be imported": ("import a_module_that_nobody_has", "not-steady"),
     "does not reach git": (GIT_BROKEN, "git-unreached"),
+    "can not fetch": (FETCH_BROKEN, "fetch-failed"),
 }
 SETTINGS: Final = {
     "guard": {"steady_s": 2.0, "blocked_s": 3.0},
@@ -78,7 +85,8 @@ SETTINGS: Final = {
 TRIAL_S: Final = 120.0
 """Longer than any trial here takes, on a busy machine, too."""
 SILENT_S: Final = 12.0
-"""For the one that is over only when its time is."""
+"""For those that are over only when their time is."""
+AILING: Final = "works, and Git gives no pack for a while"
 
 
 @dataclass
@@ -91,7 +99,7 @@ class Device:
     wanted: AgentVersion
 
     @classmethod
-    def made(cls, folder: Path, name: str, change: str) -> Device:
+    def made(cls, folder: Path, name: str, change: str, trial_s: float) -> Device:
         folder.mkdir()
         commits = Commits(folder / "fleet.git")
         wiring = Wiring(
@@ -99,7 +107,7 @@ class Device:
             project="none",
             remotes=(str(folder / "fleet.git"),),
             broker_port=NOTHING_LISTENS,
-            settings={**SETTINGS, "agent_update": {"trial_s": SILENT_S if change == GIT_BROKEN else TRIAL_S}},
+            settings={**SETTINGS, "agent_update": {"trial_s": trial_s}},
         )
         installed = Installed(folder / "opt")
         installed.put(launcher.BASE, python_program("from metrica_agent.__main__ import main\nmain()\n"))
@@ -149,12 +157,17 @@ class Device:
 @pytest.mark.long
 @pytest.mark.timeout(400)
 def test_an_agent_that_works_stays_and_each_that_is_bad_makes_way_for_the_one_before(tmp_path: Path) -> None:
-    changes = {"works": "", **{name: change for name, (change, _) in BAD.items()}}
-    devices = {name: Device.made(tmp_path / str(n), name, change) for n, (name, change) in enumerate(changes.items())}
+    changes = {"works": "", AILING: "", **{name: change for name, (change, _) in BAD.items()}}
+    silent = {AILING, "does not reach git", "can not fetch"}
+    devices = {
+        name: Device.made(tmp_path / str(n), name, change, SILENT_S if name in silent else TRIAL_S)
+        for n, (name, change) in enumerate(changes.items())
+    }
     with ExitStack() as stack:
         for device in devices.values():
             stack.enter_context(Supervisor(device.start, watchdog_s=10.0, restart_s=0.2))
         wanted = {name: device.want() for name, device in devices.items()}
+        is_held_against_nobody(devices[AILING])
         stays(devices["works"])
         for name, (_, reason) in BAD.items():
             made_way(devices[name], wanted[name], reason)
@@ -169,6 +182,20 @@ def stays(device: Device) -> None:
     choice = device.choice()
     assert (choice["steady"], choice["before"], choice["trial"]) == (device.wanted.name, launcher.BASE, None)
     assert until(lambda: any(one.detail["version"] == "2.0.0" for one in device.agent.told("agent.started")))
+
+
+def is_held_against_nobody(device: Device) -> None:
+    """What Git gives to neither is no fault of the version: it is tried again, and stays."""
+    device.told("agent.update_started")
+    blob = device.commits.lose("devices/pi-01.toml")
+    until(lambda: device.choice().get("doubt"), within_s=120, what=device.agent.story)
+    doubt = device.choice()["doubt"]
+    assert (doubt["name"], doubt["reason"]) == (device.wanted.name, "fetch-failed")
+    until(lambda: not device.choice().get("doubt"), within_s=120, what=device.agent.story)
+    assert not device.agent.told("agent.update_refused"), device.agent.story()
+    blob.give_back()
+    event = device.told("agent.updated")
+    assert event.detail["version"] == "2.0.0"
 
 
 def made_way(device: Device, wanted: CommitId, reason: str) -> None:

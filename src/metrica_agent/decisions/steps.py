@@ -77,7 +77,9 @@ class AgentVersions(Value, frozen=True, kw_only=True):
     trial: OnTrial | None = None
     """Set where the one that looks is on trial."""
     doubted: str | None = None
-    """Given up because it did not reach Git, and it is not known yet whether this one does."""
+    """Given up because it did not reach Git, or could fetch nothing; not known yet whether this one does."""
+    doubted_fetch: bool = False
+    """Whether Git answered the one in doubt, and it could fetch nothing."""
     complete: frozenset[str] = frozenset()
     refused: dict[str, tuple[str, str]] = {}
     """Name -> reason and message of those that are not tried again."""

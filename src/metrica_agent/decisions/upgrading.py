@@ -1,10 +1,11 @@
 """Which agent is to run: part of what a commit wants, and settled before the commit's release is touched.
 
     wanted → its wheels fetched and installed beside → the gate is open → told → on trial (the launcher starts it)
-    → steady, and Git reached by it → confirmed; anything else: the version before runs again, and the commit is refused
+    → steady, and a fetch done by it → confirmed; anything else: the one before runs again, and the commit is refused
 
 The launcher counts the starts of a version on trial, and ends it past its time (``metrica_agent.launcher``). What the
-version has to say itself is decided here: that it lives, and reaches Git, the only way by which it could be replaced.
+version has to say itself is decided here: that it lives, reaches Git, and can fetch from it what it does not have: the
+only way by which it could be replaced.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ GIT_FRESH_S: Final = 600.0
 GIT_PATIENCE_S: Final = 3600.0
 """So long a trial waits for Git; then it is begun, and judged, without."""
 TRIAL_S: Final = 600.0
-"""How long a version may take to prove itself: to live for a minute and a half, and to reach Git."""
+"""How long a version may take to prove itself: to live for a minute and a half, and to fetch from Git."""
+FETCH_LEAST_S: Final = 10.0
+"""What a fetch that shows something has at least, past the end of a trial, too; the launcher waits longer than that."""
 NO_LAUNCHER: Final = "no-launcher"
 
 
@@ -63,7 +66,8 @@ def choice(observed: Observed, desired: Desired, now_s: float, *, in_place: bool
     if agents.running == wanted.name:
         return _over(memory)
     if agents.doubted == wanted.name:
-        why = f"agent {wanted.version} did not reach Git; whether this one does is found out"
+        came = "could not fetch" if agents.doubted_fetch else "did not reach Git"
+        why = f"agent {wanted.version} {came}; whether this one does is found out"
         return Choice(rule=f"{AGENT}doubt", step=Wait(until_s=now_s + REST_S), why=why)
     bad = agents.refused.get(wanted.name)
     if bad is not None:
@@ -166,6 +170,7 @@ class Verdict(StrEnum):
 
     CONFIRMED = "confirmed"
     GIT_UNREACHED = "git-unreached"
+    FETCH_FAILED = "fetch-failed"
 
 
 class Undecided(Value, frozen=True, kw_only=True):
@@ -174,8 +179,18 @@ class Undecided(Value, frozen=True, kw_only=True):
     until_s: float
 
 
+def end_of(trial: OnTrial, *, started_s: float) -> float:
+    """Return when a trial is over; a machine that is slow to start an agent leaves it half of its time all the same."""
+    return max(trial.began_s + trial.within_s, started_s + trial.within_s / 2)
+
+
+def fetch_within(end_s: float, now_s: float) -> float:
+    """Return how long a fetch may take that is to show something: one that hangs leaves time for another."""
+    return max(FETCH_LEAST_S, (end_s - now_s) / 2)
+
+
 def judged(
-    trial: OnTrial, *, started_s: float, steady_s: float, git_reached: bool, now_s: float
+    trial: OnTrial, *, started_s: float, steady_s: float, git_reached: bool, fetched: bool, now_s: float
 ) -> Verdict | Undecided:
     """Return what comes of a trial, looked at by the version itself.
 
@@ -184,24 +199,24 @@ def judged(
         started_s: when this process began.
         steady_s: what it has to live without a crash.
         git_reached: a remote answered this process, and it has read the commit that a child brought.
+        fetched: it has fetched what a remote has, all of it, into nothing.
         now_s: on the boot clock.
     """
     steady = now_s >= started_s + steady_s
-    if steady and (git_reached or not trial.needs_git):
+    if steady and ((git_reached and fetched) or not trial.needs_git):
         return Verdict.CONFIRMED
-    # A machine that is slow to start an agent leaves it half of its time all the same.
-    end_s = max(trial.began_s + trial.within_s, started_s + trial.within_s / 2)
+    end_s = end_of(trial, started_s=started_s)
     if now_s >= end_s and steady:
-        return Verdict.GIT_UNREACHED
+        return Verdict.FETCH_FAILED if git_reached else Verdict.GIT_UNREACHED
     return Undecided(until_s=max(started_s + steady_s, now_s + 1.0) if not steady else end_s)
 
 
-def doubt_ended(*, started_s: float, within_s: float, git_reached: bool, now_s: float) -> bool | None:
-    """Return whether a version that did not reach Git is bad: this one does, in as much time. ``None``: not known yet.
+def doubt_ended(*, started_s: float, within_s: float, done: bool, now_s: float) -> bool | None:
+    """Return whether a version in doubt is bad: this one has done, in as much time, what that one did not.
 
-    Neither reaching it, it is the world's fault, and the version may be tried again.
+    ``None``: not known yet. Neither doing it, it is the world's fault, and the version may be tried again.
     """
-    if git_reached:
+    if done:
         return True
     return False if now_s >= started_s + within_s else None
 

@@ -148,6 +148,10 @@ class _Device:
             trial_s=parts.pace.agent_trial_s,
             understood=lambda: isinstance(self._offer.candidate, Desired),
             restart=parts.restart,
+            remotes=parts.remotes,
+            try_fetch=parts.try_fetch or _no_fetch,
+            have=self._runs,
+            chance=parts.chance,
             on_change=self._changed,
             pulse=pulses["upgrade"],
         )
@@ -434,6 +438,10 @@ class _Device:
             self.sync.wake.nudge()
         self.heads.hear(head)
 
+    def _runs(self) -> CommitId | None:
+        confirmed = self.convergence.memory.confirmed
+        return confirmed.commit if confirmed is not None else None
+
     def _given(self) -> CommitId | None:
         candidate = self._offer.candidate
         return None if candidate is None else candidate.commit
@@ -479,6 +487,11 @@ def _stopped(stop: Stopped | None) -> StopStanding | None:
     if obeyed is None:
         return StopStanding(number=stop.number, level=None)
     return StopStanding(number=stop.number, level=obeyed.stop.level, source=obeyed.source, done=stop.done)
+
+
+async def _no_fetch(url: str, have: CommitId | None, /, *, within_s: float) -> None:
+    del url, have, within_s
+    raise NotNow("this device shows nobody that it can fetch", reason="git-unproven")
 
 
 async def _no_reboot() -> None:

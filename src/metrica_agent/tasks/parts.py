@@ -140,5 +140,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """Called when the last words are in the ledger."""
     versions: ports.Versions | None = None
     """The agents on this disk; ``None``: this one can't be changed, for no launcher started it."""
+    try_fetch: ports.TryFetch | None = None
+    """Shows that this agent can fetch; ``None``: it is never on trial."""
     restart: Callable[[], None] = lambda: None
     """Ends this process, in good order, so that the launcher starts what is to run."""

@@ -145,8 +145,8 @@ class Versions(Protocol):
         """This one has proven itself. Raises NotNow."""
         ...
 
-    async def doubt(self) -> None:
-        """This one did not reach Git; the one before finds out whether it does. Raises NotNow."""
+    async def doubt(self, reason: str, message: str) -> None:
+        """This one did not reach Git, or fetched nothing; the one before finds out whether it does. Raises NotNow."""
         ...
 
     async def doubt_ended(self, *, bad: bool) -> None:
@@ -159,6 +159,14 @@ class Versions(Protocol):
 
     async def steady(self) -> None:
         """This one has lived long enough: its starts do not count any more. Raises NotNow."""
+        ...
+
+
+class TryFetch(Protocol):
+    """Fetches what a remote has now as a new commit is fetched, and throws it away."""
+
+    async def __call__(self, url: str, have: CommitId | None, /, *, within_s: float) -> object:
+        """Fetch what came after ``have``. Raises FleetError."""
         ...
 
 

@@ -261,6 +261,9 @@ async def test_a_bad_pack_harms_nothing(
     with pytest.raises(NotNow) as caught:
         await mirror.fetch(server.url(fleet), second, first)
     assert caught.value.reason in ("git-unreachable", "git-corrupt", "git-refused", "commit-missing")
+    with pytest.raises(NotNow):
+        await mirror.try_fetch(server.url(fleet), first, within_s=60)
+    assert not (tmp_path / "mirror.git.new").exists()
     assert await mirror.read(first, ["fleet.toml"]) == {"fleet.toml": b"1"}
     server.fault = Faults()
     assert await mirror.fetch(server.url(fleet), second, first) is Relation.FORWARD

@@ -114,6 +114,27 @@ async def test_a_push_is_seen_fetched_and_exported(site: Site, tmp_path: Path, i
     assert (tmp_path / "out" / "compose.yaml").read_text() == "services: {a: {}}\n"
 
 
+@pytest.mark.parametrize("site", ["http", "http-v0"], indirect=True)
+async def test_a_fetch_into_nothing_takes_the_way_of_a_new_commit_and_leaves_the_mirror_alone(
+    site: Site, tmp_path: Path
+) -> None:
+    mirror, here = site.mirror(tmp_path / "mirror.git"), tmp_path / "mirror.git"
+    first = site.fleet.head()
+    await mirror.fetch(site.url, first, None)
+    before = _files(here)
+    second = site.fleet.commit({"fleet.toml": "a"})
+    assert await mirror.try_fetch(site.url, first, within_s=60) == second
+    nobodys = CommitId("1" * 40)
+    assert await mirror.try_fetch(site.url, nobodys, within_s=60) == second
+    assert _files(here) == before
+    assert not here.with_name("mirror.git.new").exists()
+    assert await mirror.fetch(site.url, second, first) is Relation.FORWARD
+
+
+def _files(folder: Path) -> dict[str, int]:
+    return {str(one): one.stat().st_mtime_ns for one in folder.rglob("*")}
+
+
 async def test_the_history_is_told_apart(site: Site, tmp_path: Path) -> None:
     fleet, mirror = site.fleet, site.mirror(tmp_path / "mirror.git")
     lagging = fleet.copy("lagging")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
 
 from msgspec import structs
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 Isolation = Literal["process", "thread"]
 _T = TypeVar("_T")
+_NOT_SO_MUCH: Final = frozenset({"commit-missing", "fetch-too-large"})
+"""Said by a remote or a bound where only the newest commit can be had."""
 
 
 class GitMirror:
@@ -134,6 +137,61 @@ class GitMirror:
             return answer.relation
         raise _unexpected(answer)
 
+    async def try_fetch(self, url: str, have: CommitId | None, *, within_s: float) -> CommitId:
+        """Fetch what ``url`` has now, as any new commit is fetched, into a mirror that is thrown away; return it.
+
+        That shows that this agent can be brought another commit. With ``have`` it is that commit first, and then what
+        came after it; a remote that does not give so much gives the newest commit alone. The mirror stays as it is. At
+        most half of what is free on the disk is taken.
+
+        Args:
+            url: The remote.
+            have: A commit that came before, if one is known.
+            within_s: The deadline, for all of it.
+
+        Raises:
+            NotNow, Unusable, Ours: See ``fetch``.
+        """
+        try:
+            async with asyncio.timeout(within_s):
+                commit = await self.head(url)
+                async with self._one_at_a_time:
+                    await self._fetch_in_vain(url, commit, have if have != commit else None, within_s)
+        except TimeoutError:
+            raise troubles.timed_out(Remote(url), "a fetch", within_s) from None
+        return commit
+
+    async def _fetch_in_vain(self, url: str, commit: CommitId, have: CommitId | None, within_s: float) -> None:
+        # An agent of any age clears this place before it fetches: it is where a mirror is made anew.
+        scratch = leftovers.beside(self._path, "new")
+        try:
+            free_bytes = await _in_thread(lambda: _emptied(scratch))
+            most = min(self._bounds.fetch_bytes, free_bytes // 4)  # what comes in is there twice for a moment
+            order = orders.Fetch(
+                mirror=str(scratch / self._path.name),
+                branch=self._branch,
+                url=url,
+                commit=commit,
+                have=have,
+                signers=None,  # those in force now need not be those by whom this commit was judged
+                ssh=self._ssh,
+                ca_file=self._ca_file,
+                bounds=structs.replace(self._bounds, fetch_s=within_s, fetch_bytes=most),
+            )
+            what = f"{Remote(url)} for {commit[:8]}"
+            try:
+                await self._answered(order, what)
+            except NotNow as error:
+                if have is None or error.reason not in _NOT_SO_MUCH:
+                    raise
+                await _in_thread(lambda: _emptied(scratch))
+                await self._answered(structs.replace(order, have=None), what)
+        except OSError as error:
+            raise troubles.from_os_error(Remote(url), error) from error
+        finally:
+            with suppress(OSError):  # the next fetch clears it, and says what is in the way
+                await _in_thread(lambda: leftovers.remove(scratch))
+
     async def read(self, commit: CommitId, paths: Sequence[str]) -> dict[str, bytes]:
         """Return the content of those of ``paths`` that are in ``commit``.
 
@@ -183,10 +241,13 @@ class GitMirror:
 
     async def _carried_out(self, order: orders.Order, what: str) -> orders.Answer:
         async with self._one_at_a_time:
-            if self._isolation == "process":
-                answer = await run_in_child(order, what)
-            else:
-                answer = await _in_thread(lambda: _here(order))
+            return await self._answered(order, what)
+
+    async def _answered(self, order: orders.Order, what: str) -> orders.Answer:
+        if self._isolation == "process":
+            answer = await run_in_child(order, what)
+        else:
+            answer = await _in_thread(lambda: _here(order))
         match answer:
             case orders.NotNowAnswer():
                 raise NotNow(answer.message, reason=answer.reason, retry_after_s=answer.retry_after_s)
@@ -200,6 +261,13 @@ def _here(order: orders.Order) -> orders.Answer:
     from metrica_agent.adapters.git.child import carried_out  # noqa: PLC0415 dulwich stays out of the agent's process
 
     return carried_out(order)
+
+
+def _emptied(scratch: Path) -> int:
+    """Make ``scratch`` an empty folder; return how many bytes are free where it is."""
+    leftovers.remove(scratch)
+    scratch.mkdir()
+    return shutil.disk_usage(scratch).free
 
 
 def _unexpected(answer: orders.Answer) -> Ours:

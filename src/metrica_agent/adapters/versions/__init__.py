@@ -49,6 +49,8 @@ INSTALL_S: Final = 1800.0
 """For wheels over a slow line, and pip on a slow card."""
 DOUBTS: Final = 3
 NO_GIT: Final = "git-unreached"
+"""What versions of before say of a doubt without a reason."""
+NO_FETCH: Final = "fetch-failed"
 _TOLD: Final = 300
 
 
@@ -108,11 +110,13 @@ class Versions:
                 within_s=_number(trial.get("within_s"), launcher.WITHIN_S),
                 needs_git=trial.get("needs_git") is not False,
             )
-        doubt = launcher.table(self._choice.get("doubt")).get("name")
+        doubt = launcher.table(self._choice.get("doubt"))
+        name = doubt.get("name")
         return AgentVersions(
             running=self._running,
             trial=on_trial,
-            doubted=doubt if isinstance(doubt, str) else None,
+            doubted=name if isinstance(name, str) else None,
+            doubted_fetch=doubt.get("reason") == NO_FETCH,
             complete=self._complete,
             refused={one["name"]: (one["reason"], one["message"]) for one in self._refused()},
         )
@@ -249,22 +253,25 @@ class Versions:
         )
         await in_thread(lambda: self._sweep(self._kept()))
 
-    async def doubt(self) -> None:
-        """This one, on trial, did not reach Git: the one before finds out whether it does. Raises NotNow."""
+    async def doubt(self, reason: str, message: str) -> None:
+        """This one, on trial, did not reach Git, or fetched nothing: does the one before? Raises NotNow."""
         name, tries = self._running, launcher.table(self._choice.get("tries"))
         count = int(_number(tries.get(name))) + 1
         choice = {**self._choice, "tries": {name: count}}
         if count >= DOUBTS:
-            await self._written(launcher.refused(choice, name, NO_GIT, f"it did not reach Git in {count} trials"))
+            await self._written(launcher.refused(choice, name, reason, f"{message}, in {count} trials"))
         else:
-            await self._written({**choice, "trial": None, "doubt": {"name": name}})
+            doubt = {"name": name, "reason": reason, "message": message}
+            await self._written({**choice, "trial": None, "doubt": doubt})
 
     async def doubt_ended(self, *, bad: bool) -> None:
         """It is known whether the version in doubt is bad. Raises NotNow."""
-        name = str(launcher.table(self._choice.get("doubt")).get("name"))
+        doubt = launcher.table(self._choice.get("doubt"))
         choice = {**self._choice, "doubt": None}
         if bad:
-            choice = launcher.refused(choice, name, NO_GIT, "it did not reach Git, and the agent before it does")
+            reason, message = str(doubt.get("reason") or NO_GIT), str(doubt.get("message") or "it did not reach Git")
+            message = f"{message}; the agent before it does"
+            choice = launcher.refused(choice, str(doubt.get("name")), reason, message)
         await self._written(choice)
 
     async def refuse(self, name: str, reason: str, message: str) -> None:

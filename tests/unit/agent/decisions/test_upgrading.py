@@ -18,8 +18,9 @@ from metrica_agent.decisions.steps import (
     SwitchAgent,
     Wait,
 )
-from metrica_agent.decisions.upgrading import Undecided, Verdict, doubt_ended, judged
+from metrica_agent.decisions.upgrading import Undecided, Verdict, doubt_ended, fetch_within, judged
 from metrica_agent.decisions.world import Desired, Memory, Start, Upgrading
+from metrica_agent.launcher import GRACE_S
 from metrica_fleet.agent_versions import AgentVersion, Wheel
 from metrica_fleet.policies import RolloutPolicy, RolloutStage
 from metrica_fleet.records import Phase
@@ -136,35 +137,46 @@ def test_the_release_is_next_where_the_agent_can_not_be_or_is_the_wanted_one(age
 
 
 @pytest.mark.parametrize(
-    ("now_s", "git_reached", "needs_git", "verdict"),
+    ("now_s", "git_reached", "fetched", "needs_git", "verdict"),
     [
-        (150.0, True, True, Undecided(until_s=190.0)),
-        (190.0, True, True, Verdict.CONFIRMED),
-        (190.0, False, False, Verdict.CONFIRMED),
-        (190.0, False, True, Undecided(until_s=700.0)),
-        (700.0, False, True, Verdict.GIT_UNREACHED),
-        (700.0, True, True, Verdict.CONFIRMED),
+        (150.0, True, True, True, Undecided(until_s=190.0)),
+        (190.0, True, True, True, Verdict.CONFIRMED),
+        (190.0, False, False, False, Verdict.CONFIRMED),
+        (190.0, True, False, False, Verdict.CONFIRMED),
+        (190.0, False, False, True, Undecided(until_s=700.0)),
+        (190.0, True, False, True, Undecided(until_s=700.0)),
+        (700.0, False, False, True, Verdict.GIT_UNREACHED),
+        (700.0, True, False, True, Verdict.FETCH_FAILED),
+        (700.0, True, True, True, Verdict.CONFIRMED),
     ],
 )
-def test_a_version_is_confirmed_when_it_lives_and_reaches_git(
+def test_a_version_is_confirmed_when_it_lives_and_fetches_from_git(
     now_s: float,
     git_reached: bool,  # noqa: FBT001 - a table's
+    fetched: bool,  # noqa: FBT001 - likewise
     needs_git: bool,  # noqa: FBT001 - likewise
     verdict: Verdict | Undecided,
 ) -> None:
     trial = replace(TRIAL, needs_git=needs_git)
-    assert judged(trial, started_s=100.0, steady_s=90.0, git_reached=git_reached, now_s=now_s) == verdict
+    found = judged(trial, started_s=100.0, steady_s=90.0, git_reached=git_reached, fetched=fetched, now_s=now_s)
+    assert found == verdict
 
 
-@pytest.mark.parametrize(
-    ("git_reached", "now_s", "bad"), [(True, 110.0, True), (False, 110.0, None), (False, 700.0, False)]
-)
+def test_a_fetch_that_hangs_leaves_time_for_another_and_ends_before_the_launcher_ends_the_trial() -> None:
+    end_s, now_s, tries = 700.0, 100.0, 0
+    while now_s < end_s:
+        now_s, tries = now_s + fetch_within(end_s, now_s), tries + 1
+    assert tries > 3
+    assert now_s < end_s + GRACE_S
+
+
+@pytest.mark.parametrize(("done", "now_s", "bad"), [(True, 110.0, True), (False, 110.0, None), (False, 700.0, False)])
 def test_who_did_not_reach_git_is_bad_only_if_the_one_before_reaches_it(
-    git_reached: bool,  # noqa: FBT001 - a table's
+    done: bool,  # noqa: FBT001 - a table's
     now_s: float,
     bad: bool | None,  # noqa: FBT001 - likewise
 ) -> None:
-    assert doubt_ended(started_s=100.0, within_s=600.0, git_reached=git_reached, now_s=now_s) is bad
+    assert doubt_ended(started_s=100.0, within_s=600.0, done=done, now_s=now_s) is bad
 
 
 def test_the_crashes_of_a_version_on_trial_are_no_crash_loop_of_the_one_before() -> None:
