@@ -86,6 +86,7 @@ TRIAL_S: Final = 120.0
 """Longer than any trial here takes, on a busy machine, too."""
 SILENT_S: Final = 12.0
 """For those that are over only when their time is."""
+NOWHERE: Final = f"https://127.0.0.1:{NOTHING_LISTENS}/agent"
 AILING: Final = "works, and Git gives no pack for a while"
 
 
@@ -137,13 +138,16 @@ class Device:
         }
         return self.commits.push({**files, **more})
 
-    def want(self) -> CommitId:
-        """Push a commit that wants the other agent."""
-        listed = "".join(f"{wheel.sha256}  {wheel.name}\n" for wheel in self.wanted.wheels)
+    def want(self, other: AgentVersion | None = None) -> CommitId:
+        """Push a commit that wants the other agent, or yet another."""
+        wanted = other or self.wanted
+        source = "" if wanted.source is None else f'source = "{wanted.source}"\n'
         return self.push(
             {
-                "fleet.toml": f'name = "{FLEET}"\n[agent]\nversion = "2.0.0"\n',
-                "agent/2.0.0/SHA256SUMS": listed,
+                "fleet.toml": f'name = "{FLEET}"\n[agent]\nversion = "{wanted.version}"\n{source}',
+                f"agent/{wanted.version}/SHA256SUMS": "".join(
+                    f"{wheel.sha256}  {wheel.name}\n" for wheel in wanted.wheels
+                ),
             }
         )
 
@@ -169,8 +173,10 @@ def test_an_agent_that_works_stays_and_each_that_is_bad_makes_way_for_the_one_be
         wanted = {name: device.want() for name, device in devices.items()}
         is_held_against_nobody(devices[AILING])
         stays(devices["works"])
+        out_of_reach = devices["works"].want(version("3.0.0", source=NOWHERE))
         for name, (_, reason) in BAD.items():
             made_way(devices[name], wanted[name], reason)
+        waits_and_says_so_once(devices["works"], out_of_reach)
 
 
 def stays(device: Device) -> None:
@@ -196,6 +202,17 @@ def is_held_against_nobody(device: Device) -> None:
     blob.give_back()
     event = device.told("agent.updated")
     assert event.detail["version"] == "2.0.0"
+
+
+def waits_and_says_so_once(device: Device, wanted: CommitId) -> None:
+    """Wheels that nobody gives are asked for again and again, and told once; another commit waits for none of that."""
+    until(lambda: "tried 2 times" in device.agent.why(), within_s=120, what=device.agent.story)
+    (event,) = device.agent.told("release.waiting")
+    assert (event.reason, event.commit) == ("wheel-unreachable", wanted)
+    assert device.agent.memory().refusal_of(wanted) is None
+    assert device.agent.memory().safe is None
+    at_once = device.want(version("4.0.0"))
+    until(lambda: device.agent.memory().refusal_of(at_once), within_s=20, what=device.agent.story)  # it has no wheels
 
 
 def made_way(device: Device, wanted: CommitId, reason: str) -> None:

@@ -327,9 +327,13 @@ def step_key(step: Step) -> str:
 
 
 def held_up(observed: Observed, step: Step, now_s: float) -> Choice | None:
-    """Return a wait when ``step`` had a setback and its time has not come."""
+    """Return a wait when ``step`` had a setback and its time has not come.
+
+    It waits no longer at once than who has nothing to do: what is in the way is to be said, not that all is well.
+    """
     setback = observed.setbacks.get(step_key(step))
     if setback is None or now_s >= setback.not_before_s:
         return None
     why = f"{setback.message} (tried {setback.attempts} times)"
-    return Choice(rule=f"{SETBACK}{setback.reason}", step=Wait(until_s=setback.not_before_s), why=why)
+    until_s = min(setback.not_before_s, now_s + REST_S)
+    return Choice(rule=f"{SETBACK}{setback.reason}", step=Wait(until_s=until_s), why=why)

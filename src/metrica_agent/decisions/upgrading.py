@@ -29,6 +29,7 @@ from metrica_agent.decisions.steps import (
 )
 from metrica_agent.decisions.world import Desired, Memory, Refused, Saying, Upgrading, Value
 from metrica_fleet.agent_versions import AgentVersion, version_of
+from metrica_fleet.retry import backed_off
 
 if TYPE_CHECKING:
     from metrica_agent.decisions.steps import AgentVersions
@@ -45,6 +46,9 @@ TRIAL_S: Final = 600.0
 """How long a version may take to prove itself: to live for a minute and a half, and to fetch from Git."""
 FETCH_LEAST_S: Final = 10.0
 """What a fetch that shows something has at least, past the end of a trial, too; the launcher waits longer than that."""
+AGAIN_S: Final = 30.0
+AGAIN_CAP_S: Final = 3600.0
+"""A version that can't be installed now costs a download and a venv at each try: it is tried ever more rarely."""
 NO_LAUNCHER: Final = "no-launcher"
 
 
@@ -116,6 +120,11 @@ def _begin(observed: Observed, desired: Desired, wanted: AgentVersion, now_s: fl
     return held_up(observed, switch, now_s) or Choice(
         rule=f"{AGENT}switch", step=switch, why=f"agent {wanted.version} is installed, and its trial is told"
     )
+
+
+def again_in(attempts: int, chance: float) -> float:
+    """Return how long to wait before a version is installed again that could not be for so many times."""
+    return backed_off(attempts - 1, chance, AGAIN_S, AGAIN_CAP_S)
 
 
 def staged(memory: Memory, step: StageAgent) -> Settle:

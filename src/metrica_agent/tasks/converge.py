@@ -659,7 +659,11 @@ class Convergence:
         """The world is in the way: try again later, and say so once for each reason. ``began_s``: when it was tried."""
         key = step_key(step)
         before = self.setbacks.get(key)
-        jittered_s = full_jitter(before.attempts + 1 if before else 1, self.chance(), RETRY_BASE_S, RETRY_CAP_S)
+        attempts = before.attempts + 1 if before else 1
+        if isinstance(step, StageAgent):
+            jittered_s = upgrading.again_in(attempts, self.chance())
+        else:
+            jittered_s = full_jitter(attempts, self.chance(), RETRY_BASE_S, RETRY_CAP_S)
         self._note_setback(key, error.reason, error.message, max(error.retry_after_s or 0.0, jittered_s), began_s)
         if isinstance(step, Preflight) and error.reason in {"release-altered", "release-lost"}:
             return remembering.staged_again(self.memory)

@@ -10,9 +10,10 @@ import threading
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 from tests.fixtures import wheels
 from tests.fixtures.agent_versions import Installed, made
 from tests.fixtures.git_servers import certificate
@@ -160,9 +161,10 @@ async def test_of_all_versions_that_ever_came_no_more_than_three_stay(installed:
 
 
 @contextmanager
-def served(folder: Path, cert: Path, key: Path) -> Generator[str]:
-    """Serve ``folder`` by https."""
-    handler = partial(_Quiet, directory=str(folder))
+def served(folder: Path, cert: Path, key: Path) -> Generator[tuple[str, list[str]]]:
+    """Serve ``folder`` by https; yield its address, and a list of what was asked for and not only asked about."""
+    given: list[str] = []
+    handler = partial(_Quiet, given, directory=str(folder))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
@@ -170,13 +172,21 @@ def served(folder: Path, cert: Path, key: Path) -> Generator[str]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"https://127.0.0.1:{server.server_address[1]}/agent"
+        yield f"https://127.0.0.1:{server.server_address[1]}/agent", given
     finally:
         server.shutdown()
         server.server_close()
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def __init__(self, given: list[str], *arguments: Any, **named: Any) -> None:
+        self._given = given
+        super().__init__(*arguments, **named)
+
+    def do_GET(self) -> None:
+        self._given.append(self.path)
+        super().do_GET()
+
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
         """Say nothing."""
 
@@ -186,7 +196,7 @@ async def test_wheels_come_from_an_address_whose_authority_is_trusted(installed:
     wheel = wheels.tiny(tmp_path / "wheels", NUMBER, GOOD)
     (tmp_path / "www/agent" / NUMBER).mkdir(parents=True)
     wheel.rename(tmp_path / "www/agent" / NUMBER / wheel.name)
-    with served(tmp_path / "www", cert, key) as address:
+    with served(tmp_path / "www", cert, key) as (address, given):
         new = wanted(tmp_path / "wheels", source=address)
         with pytest.raises(NotNow) as untrusted:
             await versions(installed, tmp_path / "wheels").stage(new, COMMIT)
@@ -194,8 +204,10 @@ async def test_wheels_come_from_an_address_whose_authority_is_trusted(installed:
         device = versions(installed, tmp_path / "wheels", ca_file=str(cert))
         await device.stage(new, COMMIT)
         assert new.name in device.seen.complete
-        (tmp_path / "www/agent" / NUMBER / wheel.name).unlink()
         shutil.rmtree(installed.versions / new.name)
-        with pytest.raises(NotNow, match="not there"):
-            await device.stage(new, COMMIT)
+        given.clear()
+        lacking = replace(new, wheels=(*new.wheels, Wheel("zzz-1.0-py3-none-any.whl", "a" * 64)))
+        with pytest.raises(NotNow, match="not there") as lacks:
+            await device.stage(lacking, COMMIT)
+        assert (lacks.value.reason, given) == ("wheel-unreachable", [])
     assert installed.there() == set()

@@ -15,6 +15,7 @@ import ssl
 import subprocess
 import sys
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,12 +26,12 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from metrica_agent.adapters.versions.orders import Answer, Failed, Install, Installed
 from metrica_agent.certificates import trust
+from metrica_fleet.agent_versions import Wheel
 from metrica_fleet.errors import FleetError, NotNow, Unusable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Generator, Iterable
 
-    from metrica_fleet.agent_versions import Wheel
 
 _PR_SET_PDEATHSIG: Final = 1
 _NICENESS: Final = 5
@@ -63,7 +64,7 @@ def carried_out(order: Install) -> Answer:
     """Carry out ``order``."""
     try:
         wheels = fitting(order.wheels, order.version)
-        fetched = sum(_brought(wheel, order) for wheel in wheels)
+        fetched = _brought(wheels, order)
         _installed(order, wheels)
     except FleetError as error:
         return Failed(reason=error.reason, message=error.message, unusable=isinstance(error, Unusable))
@@ -103,54 +104,77 @@ def fitting(wheels: Iterable[Wheel], version: str) -> tuple[Wheel, ...]:
 # --- the wheels -----------------------------------------------------------------------------------------------
 
 
-def _brought(wheel: Wheel, order: Install) -> int:
-    """Make sure that a wheel is here, and is the one that the commit means; return how many bytes were fetched.
+def _brought(wheels: Iterable[Wheel], order: Install) -> int:
+    """Make sure that these wheels are here, and are those that the commit means; return how many bytes were fetched.
 
     Raises:
         Unusable: ``wheel-hash-wrong``, ``wheel-missing``, ``wheel-too-large``.
         NotNow: ``wheel-unreachable``.
     """
-    path, fetched = Path(order.near) / wheel.name, 0
-    if not path.is_file():
-        fetched = _fetched(wheel, path, order)
-    found = _sha256(path)
+    near, missing = Path(order.near), list[Wheel]()
+    for wheel in wheels:
+        if (near / wheel.name).is_file():
+            _require_meant(wheel, near / wheel.name)
+        else:
+            missing.append(wheel)
+    if not missing:
+        return 0
+    if order.source is None:
+        text = f"{missing[0].name} is not beside its listing; put it there, or say [agent] source in fleet.toml"
+        raise Unusable(text, reason="wheel-missing")
+    source, fetched = f"{order.source.rstrip('/')}/{order.version}", 0
+    with _line_to(source, order.ca_file) as http:
+        # Nothing is fetched in vain, at every try anew, because the last of them is not there.
+        for wheel in missing:
+            _require_offered(http, f"{source}/{wheel.name}")
+        for wheel in missing:
+            fetched += _fetched(http, f"{source}/{wheel.name}", near / wheel.name, order.wheel_bytes)
+            _require_meant(wheel, near / wheel.name)
+    return fetched
+
+
+def _require_meant(wheel: Wheel, path: Path) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != wheel.sha256:
         path.unlink()
         way_out = "list what is really there, or put the right file there"
         text = f"{wheel.name} has the SHA-256 {found[:16]}…, the commit says {wheel.sha256[:16]}…; {way_out}"
         raise Unusable(text, reason="wheel-hash-wrong")
-    return fetched
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fetched(wheel: Wheel, path: Path, order: Install) -> int:
-    if order.source is None:
-        text = f"{wheel.name} is not beside its listing; put it there, or say [agent] source in fleet.toml"
-        raise Unusable(text, reason="wheel-missing")
-    address = f"{order.source.rstrip('/')}/{order.version}/{wheel.name}"
+@contextmanager
+def _line_to(source: str, ca_file: str | None) -> Generator[urllib3.PoolManager]:
     try:
-        context = trust(order.ca_file)
-        with urllib3.PoolManager(retries=False, ssl_context=context) as http:
-            answer = http.request(
-                "GET",
-                address,
-                preload_content=False,
-                redirect=False,
-                timeout=urllib3.Timeout(connect=_CONNECT_S, read=_READ_S),
-            )
-            if answer.status in _GONE:
-                raise NotNow(
-                    f"{address}: it is not there ({answer.status})", reason="wheel-unreachable", retry_after_s=600
-                )
-            if answer.status != _OK:
-                raise NotNow(f"{address}: answered {answer.status}", reason="wheel-unreachable")
-            return _written(answer, path, order.wheel_bytes, address)
+        with urllib3.PoolManager(
+            retries=False,
+            ssl_context=trust(ca_file),
+            timeout=urllib3.Timeout(connect=_CONNECT_S, read=_READ_S),
+        ) as http:
+            yield http
     except (urllib3.exceptions.HTTPError, ssl.SSLError) as error:
-        raise NotNow(f"{address}: {error}"[:_SAID], reason="wheel-unreachable") from error
+        raise NotNow(f"{source}: {error}"[:_SAID], reason="wheel-unreachable") from error
+
+
+def _require_offered(http: urllib3.PoolManager, address: str) -> None:
+    """Make sure that a wheel is there. Who does not say without giving it is asked for it in its turn."""
+    status = http.request("HEAD", address, redirect=False).status
+    if status in _GONE:
+        raise _not_there(address, status)
+
+
+def _not_there(address: str, status: int) -> NotNow:
+    text = f"{address}: it is not there ({status}); put it there, or take [agent] source from fleet.toml"
+    return NotNow(text, reason="wheel-unreachable", retry_after_s=600)
+
+
+def _fetched(http: urllib3.PoolManager, address: str, path: Path, most: int) -> int:
+    answer = http.request("GET", address, preload_content=False, redirect=False)
+    if answer.status in _GONE:
+        raise _not_there(address, answer.status)
+    if answer.status != _OK:
+        raise NotNow(f"{address}: answered {answer.status}", reason="wheel-unreachable")
+    return _written(answer, path, most, address)
 
 
 def _written(answer: urllib3.BaseHTTPResponse, path: Path, most: int, address: str) -> int:

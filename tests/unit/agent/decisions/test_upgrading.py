@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from msgspec.structs import replace
-from tests.unit.agent.decisions.worlds import BOOT, NEW_COMMIT, OLD, desired, observed, settled
+from tests.unit.agent.decisions.worlds import BOOT, NEW_COMMIT, OLD, OLD_COMMIT, desired, observed, settled
 
 from metrica_agent.decisions import starting, upgrading
 from metrica_agent.decisions.next_step import decide
@@ -12,11 +12,13 @@ from metrica_agent.decisions.steps import (
     Choice,
     Observed,
     OnTrial,
+    Setback,
     Settle,
     Stage,
     StageAgent,
     SwitchAgent,
     Wait,
+    step_key,
 )
 from metrica_agent.decisions.upgrading import Undecided, Verdict, doubt_ended, fetch_within, judged
 from metrica_agent.decisions.world import Desired, Memory, Start, Upgrading
@@ -131,6 +133,31 @@ def test_other_wheels_under_the_same_number_are_another_version() -> None:
 @pytest.mark.parametrize("agents", [replace(HERE, running=WANTED.name), None], ids=["it runs", "there is no launcher"])
 def test_the_release_is_next_where_the_agent_can_not_be_or_is_the_wanted_one(agents: AgentVersions | None) -> None:
     assert isinstance(decided(world(agents)).step, Stage)
+
+
+def test_a_version_that_can_not_be_got_is_asked_for_ever_more_rarely_up_to_an_hour_and_not_by_all_at_once() -> None:
+    even = [upgrading.again_in(attempts, 0.5) for attempts in range(1, 100)]
+    assert even[:3] == [30.0, 60.0, 120.0]
+    assert even == sorted(even)
+    assert even[-1] == upgrading.AGAIN_CAP_S
+    early, late = upgrading.again_in(99, 0.0), upgrading.again_in(99, 1.0)
+    assert 0 < early < upgrading.AGAIN_CAP_S < late
+
+
+def test_where_the_wheels_are_out_of_reach_the_status_says_so_and_another_commit_does_not_wait() -> None:
+    step = StageAgent(commit=NEW_COMMIT, agent=WANTED, in_place=False)
+    setback = Setback(reason="wheel-unreachable", message="gone", first_s=0, attempts=9, not_before_s=4000.0)
+    seen = world(RUNS, setbacks={step_key(step): setback})
+    choice = decided(seen)
+    assert choice.rule == "setback.wheel-unreachable"
+    assert isinstance(choice.step, Wait)
+    where = standing(seen.memory, seen.candidate, choice)
+    assert (where.phase, where.reason, where.message) == (Phase.PENDING, "wheel-unreachable", "gone (tried 9 times)")
+    said = upgrading.wanted(commit(), RUNS, choice)
+    assert (said.version, said.reason) == ("2.0.0", "wheel-unreachable")
+    assert isinstance(decide(seen, 4000.0).step, StageAgent)
+    other = replace(seen, memory=replace(seen.memory, accepted=OLD_COMMIT), candidate=commit(commit=OLD_COMMIT))
+    assert isinstance(decided(other).step, StageAgent)
 
 
 # --- the verdict on oneself -----------------------------------------------------------------------------------

@@ -103,6 +103,10 @@ OBSTACLES = {
     "held": (online(wanted_commit=NEW, mode="held"), "held"),
     "halted": (online(wanted_commit=OLD, mode="halted"), "halted"),
     "window": (online(wanted_commit=NEW, reason="outside-window"), "outside-window"),
+    "wheels out of reach": (
+        online(wanted_commit=NEW, phase="pending", reason="wheel-unreachable"),
+        "wheel-unreachable",
+    ),
     "strain": (online(wanted_commit=NEW, mode="degraded", reason="disk-low"), "disk-low"),
 }
 
