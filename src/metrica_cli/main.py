@@ -11,6 +11,7 @@ from cyclopts import App, CycloptsError
 
 from metrica_cli import (
     access,
+    agents,
     auditing,
     bundling,
     commanding,
@@ -70,6 +71,7 @@ for _topic in (
     repository,
     planning,
     secret,
+    agents,
     bundling,
     tokens,
     webhooks,

@@ -19,6 +19,8 @@ LISTING: Final = "SHA256SUMS"
 DISTRIBUTION: Final = "metrica_fleet"
 MAX_WHEELS: Final = 256
 """Of one version, for all Pythons and processors of the fleet together."""
+WHEEL_BYTES: Final = 64 * 1024 * 1024
+"""The most that one wheel may have."""
 NAMED_DIGITS: Final = 16
 """So many digits of the digest tell versions of one number apart."""
 

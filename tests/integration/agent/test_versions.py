@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.server
 import json
+import platform
 import shutil
 import ssl
+import sys
 import threading
 from contextlib import contextmanager
 from functools import partial
@@ -20,6 +22,7 @@ from tests.fixtures.git_servers import certificate
 
 from metrica_agent import launcher
 from metrica_agent.adapters.versions import NEEDED_BYTES, Install, Versions, orders
+from metrica_cli.main import main
 from metrica_fleet.agent_versions import LISTING, AgentVersion, Wheel, read_listing
 from metrica_fleet.errors import NotNow, Unusable
 from metrica_fleet.identity import CommitId
@@ -68,7 +71,13 @@ def versions(
 async def test_an_agent_is_installed_from_wheels_and_started_by_the_launcher(
     installed: Installed, tmp_path: Path
 ) -> None:
-    repository = wheels.of_the_agent(tmp_path / "wheels", NUMBER)
+    made, fleet = wheels.of_the_agent(tmp_path / "wheels", NUMBER), tmp_path / "fleet"
+    fleet.mkdir()
+    (fleet / "fleet.toml").write_text('name = "harbour"\n')
+    python, arch = f"3.{sys.version_info.minor}", {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
+    added = ["agent", "add", NUMBER, "--from", str(made), "--in-git", "--python", python, "--arch", arch]
+    assert main([*added, "-C", str(fleet)]) == 0
+    repository = fleet / "agent" / NUMBER
     new, device = wanted(repository), versions(installed, repository)
     await device.read()
     await device.stage(new, COMMIT)

@@ -224,6 +224,13 @@ def test_every_secret_is_a_file_that_install_hub_makes(model: Model, installed: 
         assert (installed.secrets / file.name).is_file(), f"install-hub makes no {file.name}"
 
 
+def test_the_hub_serves_the_folder_that_wheels_of_the_agent_are_put_into(services: dict[str, Model]) -> None:
+    hub = tomllib.loads((STACK / "hub/hub.toml").read_text(encoding="utf-8"))
+    (there,) = [one for one in services["hub"]["volumes"] if one["target"] == hub["agent_wheels"]["folder"]]
+    assert Path(there["source"]) == STACK / "hub/agent-wheels"
+    assert there["read_only"]
+
+
 def test_no_secret_is_in_the_environment(services: dict[str, Model]) -> None:
     for name, service in services.items():
         environment: dict[str, str] = service.get("environment") or {}
@@ -254,7 +261,12 @@ def test_who_gets_a_secret_can_read_it_and_nobody_else_on_the_machine(
 
 
 def test_git_ignores_what_is_secret() -> None:
-    for path in ("stack/vps/.env", "stack/vps/secrets/postgres_password", "stack/vps/hub/wheels/a.whl"):
+    for path in (
+        "stack/vps/.env",
+        "stack/vps/secrets/postgres_password",
+        "stack/vps/hub/wheels/a.whl",
+        "stack/vps/hub/agent-wheels/1.0/a.whl",
+    ):
         assert subprocess.run(["git", "check-ignore", "--quiet", path], cwd=HOUSE, check=False).returncode == 0, path
 
 

@@ -27,7 +27,7 @@ from metrica_agent.adapters.versions import orders
 from metrica_agent.decisions.steps import AgentVersions, OnTrial
 from metrica_agent.decisions.world import Saying
 from metrica_agent.durable import Disk, in_thread
-from metrica_fleet.agent_versions import FOLDER, version_of
+from metrica_fleet.agent_versions import FOLDER, WHEEL_BYTES, version_of
 from metrica_fleet.errors import NotNow, Ours, Unusable
 from metrica_fleet.records import Scalar
 
@@ -44,7 +44,6 @@ _SOURCES: Final = str(Path(__file__).resolve().parents[3])
 WHEELS: Final = ".wheels"
 NEEDED_BYTES: Final = 256 * 1024 * 1024
 """What must be free before a version is made: three times what one takes, wheels and pip included."""
-WHEEL_BYTES: Final = 64 * 1024 * 1024
 INSTALL_S: Final = 1800.0
 """For wheels over a slow line, and pip on a slow card."""
 DOUBTS: Final = 3
