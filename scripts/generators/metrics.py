@@ -14,6 +14,7 @@ from metrica_hub.web.arrears import ArrearFigures
 from metrica_hub.web.board import Board
 from metrica_hub.web.broker import BrokerFigures
 from metrica_hub.web.command_figures import CommandFigures
+from metrica_hub.web.expiry import ExpiryFigures
 from metrica_hub.web.figures import BranchFigures, RolloutFigures
 from metrica_hub.web.metrics import Metrics
 from metrica_hub.web.series import names
@@ -85,7 +86,8 @@ def _collected() -> Iterable[Metric]:
     RolloutFigures(metrics.registry).rolls_out(_any_rollout())
     branch = BranchFigures(metrics.registry, now_s=float)
     arrears = ArrearFigures(metrics.registry)
-    return [*metrics.registry.collect(), *branch.describe(), *arrears.describe()]
+    expiry = ExpiryFigures(metrics.registry)
+    return [*metrics.registry.collect(), *branch.describe(), *arrears.describe(), *expiry.describe()]
 
 
 def _any_rollout() -> Rollout:

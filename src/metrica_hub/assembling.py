@@ -24,6 +24,7 @@ from metrica_hub.adapters.store.attendance import Register
 from metrica_hub.adapters.store.changes import Caller, listen
 from metrica_hub.adapters.store.commands import Commands
 from metrica_hub.adapters.store.damage import DAMAGE
+from metrica_hub.adapters.store.identities import Identities
 from metrica_hub.adapters.store.keeper import Keeper
 from metrica_hub.adapters.store.lease import lease
 from metrica_hub.adapters.store.partitions import HOLDING, SUMS
@@ -47,6 +48,7 @@ from metrica_hub.tasks.attend import Attendant
 from metrica_hub.tasks.command import Commander
 from metrica_hub.tasks.consume import Consumer
 from metrica_hub.tasks.days import Diarist
+from metrica_hub.tasks.expiry import Registrar
 from metrica_hub.tasks.lead import Candidate
 from metrica_hub.tasks.retain import Retainer
 from metrica_hub.tasks.review import Reviewer
@@ -63,6 +65,7 @@ from metrica_hub.web.commands import CommandResource
 from metrica_hub.web.devices import Devices
 from metrica_hub.web.discovery import NetdataTargets
 from metrica_hub.web.events import Events
+from metrica_hub.web.expiry import ExpiryFigures
 from metrica_hub.web.health import Health
 from metrica_hub.web.live import Live
 from metrica_hub.web.metrics import Metrics
@@ -169,6 +172,7 @@ def assembled(parts: Settings, writers: Pool, readers: Pool) -> Hub:
         Accountant(
             Arrears(readers), ArrearFigures(metrics.registry), hub=candidate, now_s=time.monotonic, chance=chance
         ).run,
+        Registrar(Identities(readers), ExpiryFigures(metrics.registry), hub=candidate, now=_now, chance=chance).run,
         Retainer(Keeper(writers), _growing(parts.retention), meter=metrics, chance=chance).run,
     ]
     for one, told in ways:

@@ -452,6 +452,17 @@ async def quiet(stage: Stage) -> None:
         say(f"  the outside monitor has heard {len(beats)} times")
 
 
+_LAPSES = """
+WITH asked AS (
+    INSERT INTO enrolments (device, digest, created_by, expires_at, used_at)
+    VALUES ('pi-lapses', sha256('pi-lapses'), 'a rehearsal', now(), now()) RETURNING id
+)
+INSERT INTO certificates (serial, device, spki, fingerprint, pem, recipient, not_before, not_after, enrolment)
+SELECT '1', 'pi-lapses', sha256(''), 'none', '', '', now() - interval '77 days', now() + interval '13 days', id
+FROM asked
+"""
+
+
 async def devices(stage: Stage) -> None:
     """What devices are like, all at once."""
     broker = stage.broker
@@ -495,6 +506,9 @@ async def devices(stage: Stage) -> None:
     stage.broke("MetricaDeviceRecordsMissing", what, "pi-owes")
     await stage.tells(owes, stream=stream, last_seq=3)
     await owes.tell(heartbeat(stream, 3))
+    await stage.device("pi-lapses")
+    stage.cluster.execute(_LAPSES, stage.database.name)
+    stage.broke("MetricaDeviceCertificateExpires", "a certificate of 90 days that ends in 13, by its row", "pi-lapses")
     await _comes_and_goes(stage)
     cloned = await stage.device("pi-cloned")
     stage.broke("MetricaDeviceClaimedByTwo", "two machines of one name take turns", "pi-cloned")

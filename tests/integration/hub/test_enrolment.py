@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Barrier
 from typing import TYPE_CHECKING
@@ -341,6 +341,30 @@ def test_papers_are_read_as_openssl_prints_them(fleet: PaperFleet, tmp_path: Pat
     assert papers is not None
     assert f"{papers.not_after:%Y-%m-%dT%H:%M:%SZ}" == said["not_after"]
     assert asyncio.run(papers_of(tmp_path / "nothing")) is None
+
+
+def test_a_certificate_that_was_not_renewed_is_told_before_it_ends(fleet: PaperFleet, tmp_path: Path) -> None:
+    for device in ("lapsing", "lapsed", "fresh", "gone"):
+        fleet.enrolled(device, tmp_path / device)
+    life = "UPDATE certificates SET not_before = now() - interval '80 days', not_after = now() + $2::text::interval"
+    for device, left in (("lapsing", "10 days"), ("lapsed", "-3 days"), ("gone", "10 days")):
+        execute(fleet, f"{life} WHERE device = $1", device, left)
+    assert fleet.post("/devices/gone/revocation", {"reason": "the card is gone"})[0] == 200
+
+    def told() -> dict[str, float]:
+        lines = fleet.hub.get("/metrics").text.splitlines()
+        found = [line.rsplit(" ", 1) for line in lines if "certificate" in line and not line.startswith("#")]
+        return {name: float(value) for name, value in found}
+
+    name = "metrica_device_certificate_expiry_timestamp_seconds"
+    expected = {f'{name}{{device="{device}"}}' for device in ("lapsing", "lapsed")}
+    until(lambda: {one for one in told() if one.startswith(name)} == expected, within_s=40, what=lambda: str(told()))
+    now, found = datetime.now(UTC).timestamp(), told()
+    assert found["metrica_devices_certificate_expiring"] == 2.0
+    assert found[f'{name}{{device="lapsing"}}'] - now == pytest.approx(10 * 86_400, abs=120)
+    assert found["metrica_devices_certificate_earliest_expiry_timestamp_seconds"] - now == pytest.approx(
+        -3 * 86_400, abs=120
+    )
 
 
 def test_an_operator_adds_devices_by_lines_to_paste_and_locks_one_out(fleet: PaperFleet, tmp_path: Path) -> None:

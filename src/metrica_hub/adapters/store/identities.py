@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from metrica_hub.adapters.store.pool import borrowed, transaction
+from metrica_hub.decisions.expiry import Term
 from metrica_hub.decisions.identity import Holding, Identity, Invitation
 
 if TYPE_CHECKING:
@@ -51,6 +52,11 @@ WHERE held.fingerprint = $1
 _NEWEST: Final = """
 SELECT DISTINCT ON (device) *, revoked_at IS NOT NULL AS revoked, revoked_for AS reason FROM certificates
 WHERE device > $1 ORDER BY device, number DESC LIMIT $2
+"""
+_TERMS: Final = """
+SELECT device, not_before, not_after FROM (
+    SELECT DISTINCT ON (device) * FROM certificates ORDER BY device, number DESC
+) AS newest WHERE revoked_at IS NULL
 """
 _ONE: Final = """
 SELECT *, revoked_at IS NOT NULL AS revoked, revoked_for AS reason FROM certificates
@@ -168,6 +174,16 @@ class Identities:
         async with borrowed(self._pool) as connection:
             rows = await connection.fetch(_NEWEST, after, limit)
         return [_identity(row) for row in rows]
+
+    async def terms(self) -> Sequence[Term]:
+        """Return for how long each device's newest certificate is good, but for those that were revoked.
+
+        Raises:
+            StoreAway: Postgres can't do it now.
+        """
+        async with borrowed(self._pool) as connection:
+            rows = await connection.fetch(_TERMS)
+        return [Term(row["device"], row["not_before"], row["not_after"]) for row in rows]
 
 
 async def _put(

@@ -1,0 +1,60 @@
+"""Certificates that end soon, in ``/metrics``: told by the hub that leads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from metrica_hub.decisions.expiry import Outlook
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from prometheus_client import CollectorRegistry, Metric
+
+
+class ExpiryFigures(Collector):
+    """A series for each certificate that ends soon, how many they are, and when the first of all ends."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._found: Outlook | None = None
+        registry.register(self)
+
+    def show(self, found: Outlook) -> None:
+        """Show this until something else is found."""
+        self._found = found
+
+    def describe(self) -> Iterable[Metric]:
+        """Return what may be shown, so that it is known before it is."""
+        return _families(Outlook(None, {}))
+
+    def collect(self) -> Iterable[Metric]:
+        """Return what is known now; a fleet without certificates has no series."""
+        if self._found is None or self._found.earliest is None:
+            return []
+        return [family for family in _families(self._found) if family.samples]
+
+
+def _families(found: Outlook) -> tuple[Metric, ...]:
+    each = GaugeMetricFamily(
+        "metrica_device_certificate_expiry_timestamp_seconds",
+        "When the device's certificate ends, where that is past or within 14 days (a sixth of its life, if that is"
+        " shorter); absent otherwise, and once it was revoked.",
+        labels=["device"],
+    )
+    count = GaugeMetricFamily(
+        "metrica_devices_certificate_expiring",
+        "Devices whose certificate ends within 14 days (a sixth of its life, if that is shorter), or has ended.",
+    )
+    earliest = GaugeMetricFamily(
+        "metrica_devices_certificate_earliest_expiry_timestamp_seconds",
+        "When the first of all devices' certificates ends; those that ended a year ago, or were revoked, do not count.",
+    )
+    for device, ends in sorted(found.expiring.items()):
+        each.add_metric([device], ends.timestamp())
+    if found.earliest is not None:
+        count.add_metric([], len(found.expiring))
+        earliest.add_metric([], found.earliest.timestamp())
+    return each, count, earliest
