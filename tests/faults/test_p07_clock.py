@@ -6,6 +6,7 @@ not. So the agent sees what it would see on a machine whose date was set.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -15,8 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from tests.fixtures.agent import Agent, until
+from tests.fixtures.agent import FLEET, Agent, until
+from tests.fixtures.authority import Authority
 from tests.fixtures.git_servers import http_server, tls_context
+from tests.fixtures.papers import keep_pair
+from tests.fixtures.raw_client import RawClient
+from tests.fixtures.shipped_broker import ShippedBroker
+
+from metrica_fleet.codec import decode
+from metrica_fleet.identity import DeviceId, FleetId
+from metrica_fleet.messages import Presence
+from metrica_fleet.topics import PRESENCE, Address, topic_of
 
 if TYPE_CHECKING:
     from tests.integration.end_to_end.device import Device, HubView
@@ -49,7 +59,7 @@ class Clock:
             **os.environ,
             "LD_PRELOAD": library(),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_CACHE_DURATION": "0",
+            "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
 
@@ -149,3 +159,56 @@ def test_a_remote_that_can_not_be_trusted_in_1970_names_the_clock(device: Device
         assert "the device's clock" in told.message
         clock.set(today())
         agent.wait_for("git.reachable", within_s=200)
+
+
+def test_in_1970_no_certificate_is_valid_and_the_workloads_run_and_the_bus_comes_by_itself_with_the_time(
+    device: Device, clock: Clock, tmp_path: Path
+) -> None:
+    """As a Pi boots without a clock: to it the broker's certificate, its own and their authority are of the future."""
+    fleet, papers = Authority(tmp_path / "authority"), tmp_path / "identity"
+    keep_pair(papers, fleet.issued(device.name), fleet.file)
+    with ShippedBroker(tmp_path, fleet) as broker:
+        names = {"ca_file": "ca.crt", "certificate_file": "device.crt", "key_file": "device.key"}
+        bus = {"port": broker.tls, **{key: str(papers / name) for key, name in names.items()}}
+        settings = {**device.agent.wiring.settings, "": {"identity_dir": str(papers)}, "bus": bus}
+        device.rewire(device.wiring(settings=settings))
+        agent = on(clock, device)
+        commit = device.deploy(within_s=200)
+        device.serves("one")
+
+        told = agent.wait_for("bus.untimely", within_s=60)
+        assert told.at is None
+        assert "not valid by this device's clock" in told.message
+        status, check = agent.command("status").stdout, agent.command("check").stdout
+        waits = "and this clock says 1970-01-02: the bus waits for the right time, and all else goes on"
+        assert waits in status
+        assert f"certificate: good from {time.strftime('%Y-')}" in check
+        assert f"the certificate of 127.0.0.1:{broker.tls} is not valid by this clock, which says 1970-01-02" in check
+        assert presence(broker, fleet, device.name) is None
+        assert not agent.told("identity.refused", "identity.unrenewed", "identity.renewed")
+
+        process, ids = agent.process.pid, device.engine.ids()
+        clock.set(today())
+        found = until(lambda: presence(broker, fleet, device.name), within_s=90, what=lambda: agent.log[-2000:])
+        assert found is not None
+        assert found.state == "online"
+        assert (agent.process.pid, device.engine.ids()) == (process, ids)
+        confirmed = agent.memory().confirmed
+        assert confirmed is not None
+        assert confirmed.commit == commit
+
+
+def presence(broker: ShippedBroker, fleet: Authority, device: str) -> Presence | None:
+    """Return what the broker keeps of the device's presence, as a hub reads it."""
+    topic = topic_of(Address(FleetId(FLEET), PRESENCE, DeviceId(device)))
+
+    async def asked() -> list[bytes]:
+        async with await RawClient.connected(broker.tls, "hub", tls=fleet.context(fleet.issued("hub"))) as client:
+            await client.subscribed(topic)
+            await client.caught_up()
+            return [bytes(packet.payload) for packet in client.received]
+
+    found = asyncio.run(asked())
+    said = decode(PRESENCE, found[0]) if found else None
+    assert said is None or isinstance(said, Presence)
+    return said
