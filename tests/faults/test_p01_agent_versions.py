@@ -2,6 +2,7 @@
 
 - what was not synced is lost: at every operation of such a change, every state is taken that a disk may then have
 - killed for real at operations, with the launcher starting what is there
+- killed for real at any moment of a real installation, in which pip writes what no shim sees
 
 What systemd does between two starts is done here by a loop.
 """
@@ -13,25 +14,38 @@ import itertools
 import os
 import random
 import secrets
+import shutil
+import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 from tests.faults import powercut
 from tests.faults.board import Board, Mode
 from tests.faults.powercut import states
 from tests.faults.version_life import BAD, GOOD, OLD, PROGRAM, lived, whole
+from tests.fixtures import wheels
+from tests.fixtures.agent import until
 from tests.fixtures.agent_versions import Installed
 
 from metrica_agent import launcher
+from metrica_agent.adapters import versions as adapter
+from metrica_agent.adapters.versions import Versions, installing
+from metrica_fleet.agent_versions import LISTING, AgentVersion, read_listing
+from metrica_fleet.identity import CommitId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 SEED = int(os.environ.get("METRICA_SEED") or secrets.randbelow(1 << 32))
 LIVES = 12
 """More than any way to rest takes."""
 KILLS = 5
+MOMENTS = 12
+COMMIT = CommitId("1" * 40)
 
 
 @pytest.fixture
@@ -127,3 +141,98 @@ def started_until_it_works(installed: Installed, board: Board, wanted: str, kill
         if done.returncode == 0:
             return done.stdout
     pytest.fail(f"it did not come to rest, METRICA_SEED={SEED}")
+
+
+class Device:
+    """A device with an agent that was installed by hand, whose commit wants another; its wheels are real."""
+
+    def __init__(self, root: Path, program: str) -> None:
+        self.installed = Installed(root / "opt")
+        self.installed.put(launcher.BASE, "#!/bin/sh\necho by hand\n")
+        self._repository = root / "wheels"
+        wheels.tiny(self._repository, "9.9.9", program)
+        listed = read_listing("9.9.9", (self._repository / LISTING).read_bytes(), [])
+        self.wanted = AgentVersion(version="9.9.9", wheels=listed)
+
+    def start(self, *, then: Callable[[Versions], Awaitable[None]] | None = None) -> int:
+        """Start an agent, in a process of its own, that installs what is wanted; return its number."""
+        agent = os.fork()
+        if agent:
+            return agent
+        try:
+            asyncio.run(self._live(then))
+            os._exit(0)
+        finally:
+            os._exit(1)
+
+    async def _live(self, then: Callable[[Versions], Awaitable[None]] | None) -> None:
+        own = Versions(self.installed.versions, launcher.BASE, export=self._export)
+        await own.read()
+        await own.stage(self.wanted, COMMIT)
+        if then is not None:
+            await then(own)
+
+    async def _export(self, _commit: CommitId, _folder: str, into: Path) -> None:
+        shutil.copytree(self._repository, into)
+
+    def says(self) -> str:
+        """Return which number the installed version says that it has."""
+        program = self.installed.versions / self.wanted.name / "bin/metrica-agent"
+        return subprocess.run([program, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
+
+    def at_work(self) -> list[str]:
+        """Return what still runs of an installation."""
+        there, mine = str(self.installed.versions), os.getpid()
+        found = [one.info for one in psutil.process_iter(["pid", "cmdline"]) if one.pid != mine]
+        return [" ".join(one["cmdline"]) for one in found if there in " ".join(one["cmdline"] or ())]
+
+
+@pytest.mark.timeout(300)
+def test_an_agent_that_is_killed_at_any_moment_of_a_real_installation_leaves_one_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, say: Callable[[str], None]
+) -> None:
+    device, chance = Device(tmp_path, "def main():\n    print('metrica-agent 9.9.9')\n"), random.Random(SEED)
+    versions, new = device.installed.versions, device.wanted.name
+    pip = installing._pip(tmp_path / "pip")  # pyright: ignore[reportPrivateUsage] - unpacked and compiled once, for all
+    birth = (
+        f"; from metrica_agent.adapters.versions import installing; installing._pip = lambda _: {str(pip)!r}; main()"
+    )
+    monkeypatch.setattr(adapter, "_BIRTH", adapter._BIRTH.replace("; main()", birth))  # pyright: ignore[reportPrivateUsage]
+    began_s = time.monotonic()
+    assert os.waitpid(device.start(), 0)[1] == 0
+    whole_s = time.monotonic() - began_s
+    shutil.rmtree(versions / new)
+
+    killed, left = 0, set[str]()
+    for _ in range(2 * MOMENTS):
+        agent, at_s = device.start(), whole_s * chance.random()
+        time.sleep(at_s)  # a moment of chance, not one that anything waits for
+        os.kill(agent, signal.SIGKILL)
+        os.waitpid(agent, 0)
+        until(lambda: not device.at_work(), within_s=10, what="what an agent started that was killed goes on")
+        left |= {one.relative_to(versions / new).as_posix() for one in (versions / new).rglob("*")}
+        assert device.installed.launch("run").stdout == "by hand\n", f"METRICA_SEED={SEED}"
+        if new in launcher.complete(versions):
+            assert device.says() == "metrica-agent 9.9.9\n", f"METRICA_SEED={SEED}"
+            shutil.rmtree(versions / new)
+            whole_s = at_s  # the first had pip compiled, too
+        else:
+            killed += 1
+        if killed == MOMENTS:
+            break
+
+    assert os.waitpid(device.start(then=lambda own: own.begin(new, within_s=60, needs_git=True)), 0)[1] == 0
+    assert device.installed.launch("run").stdout == "metrica-agent 9.9.9\n", f"METRICA_SEED={SEED}"
+    assert device.installed.there() == {new}
+    say(f"agent versions: killed at {killed} moments of an installation of {whole_s:.1f} s, METRICA_SEED={SEED}")
+    assert killed == MOMENTS
+    assert left, "no kill found a venv half made"
+
+
+def test_what_an_agent_had_started_to_install_ends_with_it(tmp_path: Path) -> None:
+    device = Device(tmp_path, "import time\ndef main():\n    time.sleep(600)\n")
+    agent = device.start()
+    until(lambda: any("--version" in one for one in device.at_work()), what="it was not asked for its number")
+    os.kill(agent, signal.SIGKILL)
+    os.waitpid(agent, 0)
+    until(lambda: not device.at_work(), within_s=10, what=lambda: f"still at work: {device.at_work()}")

@@ -54,10 +54,15 @@ _PIP: Final = (
 
 def main() -> None:
     """Live: one order from stdin, one answer to stdout."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _die_with_parent()
     os.nice(_NICENESS)
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=Install)
     sys.stdout.buffer.write(msgspec.json.encode(carried_out(order)))
+
+
+def _die_with_parent() -> None:
+    """Have this process end when who started it ends: what is left over would write where the next one installs."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def carried_out(order: Install) -> Answer:
@@ -242,7 +247,14 @@ def _done(command: tuple[str, ...], what: str, *, reason: str = "wheels-unusable
     temporary = os.environ.get("TMPDIR")
     if temporary is not None:
         environment["TMPDIR"] = temporary
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        preexec_fn=_die_with_parent,  # safe: this process has one thread
+    )
     if done.returncode == 0:
         return done.stdout
     said = (done.stderr.strip() or done.stdout.strip())[-_SAID:]
