@@ -316,6 +316,8 @@ def _connected(hub: Address, *, is_verified: bool) -> http.client.HTTPConnection
         connection = http.client.HTTPConnection(hub.host, hub.port, timeout=_PATIENCE_S)
     else:
         context = ssl.create_default_context()
+        if is_verified:  # a renewal says nothing that is secret, and must not depend on what stands before the hub
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
         if hub.pin is not None or not is_verified:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -325,6 +327,9 @@ def _connected(hub: Address, *, is_verified: bool) -> http.client.HTTPConnection
     except ssl.SSLCertVerificationError as error:
         message = f"{hub.url}: its certificate is not one that this machine trusts: {error.verify_message}"
         raise NotNow(f"{message}; the clock may be wrong, or say --pin sha256:…", reason="hub-untrusted") from error
+    except ssl.SSLError as error:
+        message = f"{hub.url} can't be reached: {error.reason or error}; it has to speak TLS 1.3"
+        raise NotNow(message, reason="hub-unreachable") from error
     except OSError as error:
         raise NotNow(f"{hub.url} can't be reached: {error}", reason="hub-unreachable") from error
     if hub.pin is not None:

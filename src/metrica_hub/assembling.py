@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 import secrets
-import ssl
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +16,7 @@ from metrica_fleet import __version__
 from metrica_fleet.identity import DeviceId, FleetId, StreamId
 from metrica_fleet.topics import ANSWERS, PRESENCE, RECORDS, STATUS, STOP, Address, every_device, shared, topic_of
 from metrica_hub.adapters.bus import Account, Broker, Bus
+from metrica_hub.adapters.bus.trust import secured
 from metrica_hub.adapters.key import Key
 from metrica_hub.adapters.post import posting
 from metrica_hub.adapters.signatures import signer_of
@@ -78,6 +79,8 @@ from metrica_hub.web.wheels import Wheels
 from metrica_hub.web.witness import Witness
 
 if TYPE_CHECKING:
+    import ssl
+
     from metrica_hub import settings
     from metrica_hub.adapters.store.pool import Pool
     from metrica_hub.settings import Settings
@@ -382,14 +385,7 @@ def _tls(bus: settings.Bus) -> Callable[[], ssl.SSLContext] | None:
     if bus.certificate_file is None and bus.ca_file is None:
         return None
 
-    def context() -> ssl.SSLContext:
-        made = ssl.create_default_context(cafile=bus.ca_file)
-        made.minimum_version = ssl.TLSVersion.TLSv1_3
-        if bus.certificate_file is not None:
-            made.load_cert_chain(bus.certificate_file, bus.certificate_key_file)
-        return made
-
-    return context
+    return partial(secured, bus.ca_file, bus.certificate_file, bus.certificate_key_file)
 
 
 def _account(bus: settings.Bus) -> Account | None:

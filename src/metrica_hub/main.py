@@ -10,6 +10,7 @@ import os
 import pwd
 import secrets
 import signal
+import ssl
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -25,6 +26,7 @@ from metrica_fleet.configuration import variable
 from metrica_fleet.errors import NotNow
 from metrica_fleet.identity import short
 from metrica_hub import settings
+from metrica_hub.adapters.bus.trust import refusal, unopened
 from metrica_hub.adapters.key import Key
 from metrica_hub.adapters.mirror import redacted
 from metrica_hub.adapters.store.access import Access
@@ -37,7 +39,7 @@ from metrica_hub.assembling import Hub, assembled, leading
 from metrica_hub.decisions.access import LONGEST_DAYS, ROLES, SECRET_BYTES, Role, digest_of, is_token_name, token_of
 from metrica_hub.decisions.trail import Deed, Seal, detail_of
 from metrica_hub.enrolling import authority_of
-from metrica_hub.errors import Conflict, Misconfigured, StoreAway, Unstorable
+from metrica_hub.errors import BusAway, Conflict, Misconfigured, StoreAway, Unstorable
 from metrica_hub.tasks.share import Member
 from metrica_hub.web.app import make_app, serving
 
@@ -327,7 +329,8 @@ async def check(loaded: Configured[Settings]) -> int:
     for fault in faults:
         sys.stdout.write(f"NOT OK: {fault}\n")
     if not faults:
-        sys.stdout.write("ok: the database answers; the broker answers on TCP; user and password not tried\n")
+        how = "TCP; user and password not tried" if leading(parts).tls is None else "TLS, and is trusted"
+        sys.stdout.write(f"ok: the database answers; the broker answers on {how}\n")
     return FAILED if faults else OK
 
 
@@ -393,17 +396,23 @@ async def _database_fault(parts: Settings) -> str | None:
 
 
 async def _broker_fault(parts: Settings) -> str | None:
-    where = f"{parts.bus.host}:{parts.bus.port}"
+    host, port = parts.bus.host, parts.bus.port
+    where = f"{host}:{port}"
     try:
-        leading(parts)
-        async with asyncio.timeout(5):
-            _, stream = await asyncio.open_connection(parts.bus.host, parts.bus.port)
-        stream.close()
-    except Misconfigured as error:
+        tls = leading(parts).tls
+        context = None if tls is None else await asyncio.to_thread(tls)
+    except (Misconfigured, BusAway) as error:
         return error.message
+    try:
+        async with asyncio.timeout(5):
+            _, stream = await asyncio.open_connection(host, port, ssl=context)
+        stream.transport.abort()
+    except (ssl.SSLError, ConnectionResetError) as error:
+        return unopened(where, error, by_tls=context is not None).message
     except (OSError, TimeoutError) as error:
         return f"no broker answers at {where} ({error or 'in time'}); start it, or set [bus] host and port"
-    return None
+    refused = None if context is None else await refusal(host, port, context)
+    return None if refused is None else refused.message
 
 
 def _in_force(parts: Settings) -> list[tuple[tuple[str, ...], str]]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import shlex
 import shutil
+import ssl
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Barrier
@@ -15,19 +19,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.fixtures.agent import until
+from tests.fixtures.git_servers import certificate
 from tests.fixtures.papers import PaperFleet
 
 from metrica_agent.adapters.papers import CERTIFICATE, KEY, papers_of
 from metrica_agent.durable import Disk
-from metrica_agent.enrolling import enrolled, renewed
-from metrica_fleet.errors import NotNow, Unusable
+from metrica_agent.enrolling import Address, enrolled, renewed
+from metrica_fleet.errors import FleetError, NotNow, Unusable
 from metrica_fleet.identity import BootId, DeviceId
 from metrica_fleet.messages import Presence
 from metrica_fleet.topics import PRESENCE
 from metrica_hub.adapters.store.pool import open_connection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncGenerator, Iterator
 
     from tests.fixtures.database import Cluster
 
@@ -365,6 +370,85 @@ def test_a_certificate_that_was_not_renewed_is_told_before_it_ends(fleet: PaperF
     assert found["metrica_devices_certificate_earliest_expiry_timestamp_seconds"] - now == pytest.approx(
         -3 * 86_400, abs=120
     )
+
+
+@asynccontextmanager
+async def door(port: int, folder: Path, *, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> AsyncGenerator[Door]:
+    """Stand before a hub with TLS, as Caddy does, and hear what is said to it."""
+    own, key = certificate(folder)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(own, key)
+    context.maximum_version = newest
+    heard = bytearray()
+
+    async def pumped(reader: asyncio.StreamReader, to: asyncio.StreamWriter, into: bytearray) -> None:
+        while more := await reader.read(65_536):
+            into += more
+            to.write(more)
+        to.close()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+        with suppress(OSError):
+            await asyncio.gather(pumped(reader, inner_writer, heard), pumped(inner_reader, writer, bytearray()))
+
+    shown = hashlib.sha256(ssl.PEM_cert_to_DER_cert(own.read_text())).hexdigest()
+    async with await asyncio.start_server(carry, "127.0.0.1", 0, ssl=context) as server:
+        yield Door(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}", own, shown, heard)
+
+
+@dataclass(frozen=True)
+class Door:
+    url: str
+    certificate: Path
+    fingerprint: str
+    heard: bytearray
+
+
+async def test_by_https_a_token_is_said_to_the_hub_of_the_pasted_line_and_to_nobody_else(
+    fleet: PaperFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = await asyncio.to_thread(fleet.token, "by-https")
+
+    async def enrols(where: Door, pin: str | None, url: str | None = None) -> str:
+        address = Address.of(url or where.url, pin=pin, plain=False)
+        try:
+            return (await asyncio.to_thread(enrolled, tmp_path / "pi", address, token)).device
+        except FleetError as error:
+            return f"{error.reason}: {error.message}"
+
+    (tmp_path / "old").mkdir()
+    async with door(fleet.hub.port, tmp_path / "old", newest=ssl.TLSVersion.TLSv1_2) as old:
+        said = await enrols(old, old.fingerprint)
+        assert said.startswith("hub-unreachable: ")
+        assert said.endswith("it has to speak TLS 1.3")
+        assert old.heard == b""
+    async with door(fleet.hub.port, tmp_path) as hub:
+        assert "its certificate is not one that this machine trusts: self-signed" in await enrols(hub, None)
+        wrong = await enrols(hub, f"sha256:{'0' * 64}")
+        assert wrong.startswith(f"hub-untrusted: {hub.url} shows another certificate than the pasted line says")
+        assert hub.fingerprint in wrong
+        for pin in ("sha256:00", "md5:no"):
+            with pytest.raises(Unusable, match="is no fingerprint"):
+                await enrols(hub, pin)
+        with pytest.raises(Unusable, match="is no fingerprint of an https certificate"):
+            await enrols(hub, hub.fingerprint, url="http://127.0.0.1:1")
+        monkeypatch.setenv("SSL_CERT_FILE", str(hub.certificate))
+        other_name = await enrols(hub, None, url=hub.url.replace("127.0.0.1", "localhost"))
+        assert "not one that this machine trusts: Hostname mismatch" in other_name
+        assert hub.heard == b""
+        # By the system's authorities, and by the fingerprint, however it is written; the same token again is no other.
+        assert await enrols(hub, None) == "by-https"
+        monkeypatch.delenv("SSL_CERT_FILE")
+        pin = ":".join(hub.fingerprint[at : at + 2] for at in range(0, 64, 2)).upper()
+        assert await enrols(hub, f"sha256:{pin}") == "by-https"
+        assert hub.heard.count(token.encode()) == 2
+        # A renewal trusts nobody, and says nothing that is secret.
+        await asyncio.to_thread(ripened, fleet, "by-https")
+        hub.heard.clear()
+        await asyncio.to_thread(renewed, tmp_path / "pi")
+        assert b"PRIVATE" not in hub.heard
+        assert (tmp_path / "pi" / "next" / CERTIFICATE).is_file()
 
 
 def test_an_operator_adds_devices_by_lines_to_paste_and_locks_one_out(fleet: PaperFleet, tmp_path: Path) -> None:

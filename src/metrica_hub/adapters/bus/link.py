@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import mqtt5
 
+from metrica_hub.adapters.bus.trust import closed
 from metrica_hub.decisions.intake import Delivery
 from metrica_hub.errors import BusAway
 
@@ -75,7 +76,7 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever waits."""
-        self.fail(BusAway(f"the broker closed the connection{f': {exc}' if exc else ''}"))
+        self.fail(closed(exc))
 
     # What the session calls
 

@@ -16,6 +16,7 @@ from metrica_fleet.topics import ANSWERS, RECORDS
 from metrica_hub.adapters import aside
 from metrica_hub.adapters.bus.link import MAX_PACKET_BYTES, Link
 from metrica_hub.adapters.bus.sayings import Saying, Sayings
+from metrica_hub.adapters.bus.trust import refusal, unopened
 from metrica_hub.decisions.flow import Load, Marks, Pace, Talkers, rest_s, should_pause
 from metrica_hub.errors import BusAway
 
@@ -308,8 +309,8 @@ class Bus:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 return await self._linked(number)
         except (OSError, TimeoutError) as error:
-            where = f"{self._broker.host}:{self._broker.port}"
-            raise BusAway(f"no connection to the broker at {where}: {error or 'no answer'}") from error
+            where, by_tls = f"{self._broker.host}:{self._broker.port}", self._broker.tls is not None
+            raise unopened(where, error, by_tls=by_tls) from error
 
     async def _linked(self, number: int) -> Link:
         # A resolver that is silent holds its thread for longer than we wait, and then ends by its own timeout.
@@ -349,6 +350,8 @@ class Bus:
         link.send([connect.write()])
         await asyncio.wait([link.welcomed], timeout=_CONNECT_TIMEOUT_S)
         if link.ended.done():
+            if self._broker.tls is not None and (refused := await self._refusal(self._broker.tls)) is not None:
+                raise refused
             await link.ended
         if not link.welcomed.done():
             raise BusAway("the broker does not answer our greeting")
@@ -356,6 +359,9 @@ class Bus:
         if welcome.reason_code != mqtt5.ConnAckReasonCode.SUCCESS:
             raise BusAway(f"the broker refused us: {welcome.reason_code.name.lower()}", reason="refused")
         return welcome
+
+    async def _refusal(self, tls: Callable[[], ssl.SSLContext]) -> BusAway | None:
+        return await refusal(self._broker.host, self._broker.port, await asyncio.to_thread(tls))
 
     def _subscribe(self, link: Link) -> None:
         if self._broker.forsaken:
