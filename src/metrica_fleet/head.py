@@ -2,7 +2,8 @@
 
 Never a source of truth: what a device runs comes from its remotes, by signed commits. It tells a device whether it may
 say that it has the newest: one that is held back by a dead or lying mirror hears of a commit that no remote gives it,
-and one that is cut off from the hub hears nothing any more.
+and one that is cut off from the hub hears nothing any more. It names the newest stop order, too: a device to whom that
+order does not come learns of it. It stops nothing by that: who may stop is in the order's own signature.
 
 Numbers only grow, also when the same is said again: a word with a number that is not above the last one is history. The
 hub says it again at least every ``REPEATED_S``; how long one is good a device counts by its own monotonic clock, from
@@ -41,6 +42,8 @@ class Vouched(msgspec.Struct, frozen=True, kw_only=True):
     """What it points at."""
     lifetime_s: Annotated[float, msgspec.Meta(gt=0, le=LONGEST_S)]
     """For so long from when it is heard it may be believed."""
+    stop: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """The number of the newest stop order that the hub has; 0: it has none, or is older than this field."""
 
 
 def next_number(last: int, unix_s: float) -> int:

@@ -169,7 +169,7 @@ EVENT_KINDS: dict[str, str] = {
     "stop.lifted": "No emergency stop is in force here any more; changes go on.",
     "stop.refused": "A stop order is not obeyed: whoever signed it may not, it is too old, or for another fleet.",
     "gate.refused": "What came as a rollout's gate changes nothing: forged, of another fleet, or older than the last.",
-    "head.stale": "No remote gives the commit that the hub names, or the hub is silent: this may not be the newest.",
+    "head.stale": "No remote gives the commit that the hub names, its stop order is missing, or the hub is silent.",
     "head.fresh": "The hub says again where the branch is, and a remote has given that commit.",
     "head.refused": "What came as the hub's word on the branch is not believed: forged, or of another fleet.",
     "task.failed": "A task of the agent failed; in safe mode it is started again by itself, so that the others go on.",

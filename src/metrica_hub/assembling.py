@@ -189,7 +189,19 @@ def assembled(parts: Settings, writers: Pool, readers: Pool) -> Hub:
     door = admission(parts, readers)
     papers = enrolling(parts, readers, door.gate, door.audit, chance)
     loops += papers.loops
-    around = Around(fleet, bus, writers, readers, candidate, attendant, metrics.registry, door.audit, key, chance)
+    around = Around(
+        fleet,
+        bus,
+        writers,
+        readers,
+        candidate,
+        attendant,
+        metrics.registry,
+        door.audit,
+        key,
+        lambda: 0 if warden.newest is None else warden.newest.order.number,
+        chance,
+    )
     branch = following(parts, around)
     connected += branch.connected
     woken += branch.woken

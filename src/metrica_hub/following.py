@@ -47,6 +47,8 @@ class Around:
     registry: CollectorRegistry
     audit: Audit
     key: Key
+    stop: Callable[[], int]
+    """The number of the newest stop order."""
     chance: Callable[[], float]
 
 
@@ -151,6 +153,7 @@ def _house(git: Git, around: Around, rollouts: Rollouts) -> _House:
         now_s=time.monotonic,
         chance=around.chance,
         on_moved=examiner.wake,
+        stop=around.stop,
     )
     return _House(around, follower, examiner)
 

@@ -19,7 +19,7 @@ from tests.fixtures.signing import Person
 from tests.integration.agent import reporting
 from tests.integration.hub.device import Device, event, heartbeat, new_stream, status
 
-from metrica_agent.decisions.world import Memory, Saying, Stamp
+from metrica_agent.decisions.world import Memory, Saying, Stamp, Stopped
 from metrica_agent.tasks.heads import HeadTask
 from metrica_agent.tasks.notary import Notary
 from metrica_agent.wake import Wake
@@ -27,8 +27,10 @@ from metrica_agent.wiring import verified
 from metrica_fleet.head import Vouched, written
 from metrica_fleet.identity import CommitId
 from metrica_fleet.messages import Head
-from metrica_fleet.signed import COMMANDS, GATES, HEADS, Signed, joined
-from metrica_fleet.topics import HEAD
+from metrica_fleet.signed import COMMANDS, GATES, HEADS, ORDERS, Signed, joined
+from metrica_fleet.stop import Level, Stop, StopOrder, understood
+from metrica_fleet.stop import written as ordered
+from metrica_fleet.topics import HEAD, STOP, Channel
 from metrica_hub.adapters.store.arrears import Arrears
 from metrica_hub.adapters.store.pool import close_pool, open_pool
 from metrica_hub.decisions.arrears import STILL_S, Owed, missing, weighed
@@ -112,6 +114,7 @@ class Voice:
     bus: reporting.TinyHub
     hub: Person
     number: int = 100
+    stop: int = 0
 
     def head(self, commit: CommitId, by: Person | None = None, namespace: str = HEADS) -> Head:
         self.number += 1
@@ -123,6 +126,7 @@ class Voice:
                 branch="main",
                 commit=commit,
                 lifetime_s=LIFETIME_S,
+                stop=self.stop,
             )
         )
         signature = (by or self.hub).sign(text.encode(), namespace).decode()
@@ -199,7 +203,64 @@ async def test_a_device_whose_broker_withholds_repeats_or_forges_the_hub_s_word_
             judging.cancel()
 
 
+async def test_a_stop_that_the_broker_withholds_is_missed_by_the_hub_s_word(
+    air: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metrica_agent.decisions.freshness.PATIENCE_S", 0.5)
+    hub, alice = Person.made(tmp_path, "hub"), Person.made(tmp_path, "alice")
+    told, memories = Told(), [Memory()]
+    order = StopOrder(fleet=reporting.FLEET, number=7, issued_at=datetime.now(UTC), stops=(Stop(level=Level.HALT),))
+    text = ordered(order)
+    signed = Signed(text, alice.sign(text.encode(), ORDERS).decode())
+    with air as broker:
+        async with (
+            hostile(broker.port) as evil,
+            reporting.tiny_hub(broker.port) as bus,
+            reporting.device(tmp_path, evil.port) as pi,
+            asyncio.TaskGroup() as group,
+        ):
+            task = HeadTask(
+                fleet=reporting.FLEET,
+                notary=Notary(verify=verified, own=hub.line(f'namespaces="{GATES},{COMMANDS},{HEADS}"')),
+                memory=lambda: memories[-1],
+                wanted=lambda: C1,
+                ledger=told,
+                clock=pi.clock,
+                wake=Wake(pi.clock.now_s),
+                chance=lambda: 0.0,
+                poll_s=POLL_S,
+                on_heard=lambda: None,
+                on_change=lambda: None,
+            )
+
+            def heard(channel: Channel, what: Signed) -> None:
+                if channel is STOP:
+                    memories.append(Memory(stop=Stopped(number=understood(what.text, reporting.FLEET).number)))
+                    task.wake.nudge()
+
+            pi.task.on_head, pi.task.on_signed = task.hear, heard
+            evil.passes = lambda topic, payload: None if topic == STOP_TOPIC else payload
+            judging = group.create_task(task.run())
+            voice = Voice(bus, hub)
+            speaking = group.create_task(voice.goes_on(C1))
+            await reporting.until(lambda: task.heard is not None)
+            assert task.stale is None
+            await bus.say(STOP, signed)
+            voice.stop = order.number
+            await reporting.until(lambda: task.stale is not None)
+            assert told.kinds == ["head.stale stop-withheld"]
+            assert (evil.swallowed, memories[-1].stop) == (1, None)
+            # It comes after all, on this way or another.
+            evil.passes = lambda _, payload: payload
+            await bus.say(STOP, signed)
+            await reporting.until(lambda: task.stale is None)
+            assert told.kinds[-1] == "head.fresh"
+            speaking.cancel()
+            judging.cancel()
+
+
 HEAD_TOPIC: Final = reporting.topic(HEAD)
+STOP_TOPIC: Final = reporting.topic(STOP)
 
 
 def hold_back(evil: Hostile) -> list[bytes]:

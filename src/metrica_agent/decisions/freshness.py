@@ -7,6 +7,7 @@ the hub vouches for where the branch is (metrica_fleet.head), and a device that 
   another or refused, holds nobody back.
 - *unheard*: the hub's last word is older than it is good for, by the boot clock. One that was held back on the way does
   not count from when it came: words are as far apart as the hub says.
+- *a stop withheld*: the hub names a stop order that has not come here for a while, on whatever way.
 
 Nothing is decided by it: what runs, and what is wanted, is Git's alone. Who never heard a word that is signed says
 nothing, for the hub may be older than that. One that did remembers it over a restart, so that silence is noticed.
@@ -46,13 +47,17 @@ class Word(Value, frozen=True, kw_only=True):
     """From the hub's clock to ours, by the word that came the soonest: one that was held back is late by it."""
     given: bool = False
     """Whether a remote has given that commit."""
+    stop: int = 0
+    """The newest stop order that the hub has."""
+    stop_since_s: float = 0.0
+    """Since when that one is named."""
 
 
 class Stale(Value, frozen=True, kw_only=True):
     """Why this device can't say that it has the newest commit."""
 
     reason: str
-    """``head-held-back`` or ``head-unheard``."""
+    """``stop-withheld``, ``head-held-back`` or ``head-unheard``."""
     message: str
     commit: CommitId | None = None
     """What the hub names."""
@@ -64,9 +69,11 @@ def after(word: Word | None, vouched: Vouched, now_s: float) -> Word:
     said_s = vouched.issued_at.timestamp()
     offset_s = now_s - said_s if word is None else min(word.offset_s, now_s - said_s)
     heard_s = said_s + offset_s
+    stop, stop_since_s = vouched.stop, now_s if word is None or word.stop != vouched.stop else word.stop_since_s
     if word is None or word.mark.commit != mark.commit:
-        return Word(mark=mark, heard_s=heard_s, since_s=now_s, offset_s=offset_s)
-    return replace(word, mark=mark, heard_s=heard_s, offset_s=offset_s)
+        fresh = Word(mark=mark, heard_s=heard_s, since_s=now_s, offset_s=offset_s)
+        return replace(fresh, stop=stop, stop_since_s=stop_since_s)
+    return replace(word, mark=mark, heard_s=heard_s, offset_s=offset_s, stop=stop, stop_since_s=stop_since_s)
 
 
 def looked_at(word: Word | None, wanted: CommitId | None) -> Word | None:
@@ -77,7 +84,7 @@ def looked_at(word: Word | None, wanted: CommitId | None) -> Word | None:
 
 
 def staleness(
-    word: Word | None, remembered: HeadMark | None, *, began_s: float, poll_s: float, now_s: float
+    word: Word | None, remembered: HeadMark | None, *, began_s: float, poll_s: float, now_s: float, stop: int = 0
 ) -> Stale | None:
     """Return why the device is stale; ``None``: it is not, as far as the hub ever said.
 
@@ -87,10 +94,15 @@ def staleness(
         began_s: since when this process listens.
         poll_s: how often the remotes are asked.
         now_s: by the boot clock.
+        stop: the number of the newest stop order that has come here; 0: none has.
     """
     mark = word.mark if word is not None else remembered
     if mark is None:
         return None
+    if word is not None and word.stop > stop and now_s - word.stop_since_s >= PATIENCE_S:
+        known = f"the newest here is {stop}" if stop else "none has come here"
+        message = f"the hub has the stop order {word.stop}, and {known}: it is withheld on its way, or was refused here"
+        return Stale(reason="stop-withheld", message=message, commit=mark.commit)
     silent_s = now_s - (word.heard_s if word is not None else began_s)
     if silent_s >= mark.lifetime_s:
         message = (
@@ -105,7 +117,7 @@ def staleness(
 
 
 def due_s(
-    word: Word | None, remembered: HeadMark | None, *, began_s: float, poll_s: float, now_s: float
+    word: Word | None, remembered: HeadMark | None, *, began_s: float, poll_s: float, now_s: float, stop: int = 0
 ) -> float | None:
     """Return when the answer may be another by time alone; ``None``: never."""
     mark = word.mark if word is not None else remembered
@@ -114,6 +126,8 @@ def due_s(
     times = [(word.heard_s if word is not None else began_s) + mark.lifetime_s]
     if word is not None and not word.given:
         times.append(word.since_s + _patience_s(poll_s))
+    if word is not None and word.stop > stop:
+        times.append(word.stop_since_s + PATIENCE_S)
     return min((time for time in times if time > now_s), default=None)
 
 
@@ -130,7 +144,8 @@ def to_tell(before: Stale | None, now: Stale | None) -> Saying | None:
         return Saying(kind="head.stale", reason=now.reason, message=now.message, commit=now.commit)
     if before is None:
         return None
-    return Saying(kind="head.fresh", message="the hub says where the branch is, and a remote has given that commit")
+    message = "the hub says where the branch is, a remote has given that commit, and no stop order is missing"
+    return Saying(kind="head.fresh", message=message)
 
 
 def noted(observed: Observed) -> Choice | None:

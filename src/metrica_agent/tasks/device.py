@@ -403,6 +403,8 @@ class _Device:
     def _recorded(self) -> None:
         self.report.wake.nudge()
         self.stop.remembered()
+        if self.heads.stale is not None:
+            self.heads.wake.nudge()  # it may be the stop order that it lacked
 
     def _signed(self, channel: Channel, signed: Signed) -> None:
         if channel is STOP:

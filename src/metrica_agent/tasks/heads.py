@@ -135,7 +135,7 @@ class HeadTask:
     def _can_wait_until(self, vouched: Vouched) -> float | None:
         """Return until when a word that says the same again can wait; ``None``: it is to be judged now."""
         word = self._word
-        if word is None or word.mark.commit != vouched.commit:
+        if word is None or (word.mark.commit, word.stop) != (vouched.commit, vouched.stop):
             return None
         again_s = freshness.again_s(word)
         return again_s if self.clock.now_s() < again_s else None
@@ -145,14 +145,16 @@ class HeadTask:
         self._word = freshness.looked_at(self._word, self.wanted())
         now_s = self.clock.now_s()
         word, remembered, began_s, poll_s = self._word, self.memory().head, self._began_s, self.poll_s
-        stale = freshness.staleness(word, remembered, began_s=began_s, poll_s=poll_s, now_s=now_s)
+        stopped = self.memory().stop
+        stop = stopped.number if stopped is not None else 0
+        stale = freshness.staleness(word, remembered, began_s=began_s, poll_s=poll_s, now_s=now_s, stop=stop)
         saying = freshness.to_tell(self.stale, stale)
         if saying is not None and not await self._tell(saying):
             return now_s + UNWRITTEN_S
         if (self.stale is None) != (stale is None) or saying is not None:
             self.stale = stale
             self.on_change()
-        return freshness.due_s(word, remembered, began_s=began_s, poll_s=poll_s, now_s=now_s)
+        return freshness.due_s(word, remembered, began_s=began_s, poll_s=poll_s, now_s=now_s, stop=stop)
 
     async def _refuse(self, error: Unusable) -> None:
         log.warning("head_refused", reason=error.reason, error=error.message)

@@ -79,7 +79,9 @@ class Follower:
         now_s: Callable[[], float],
         chance: Callable[[], float],
         on_moved: Callable[[], object],
+        stop: Callable[[], int],
     ) -> None:
+        """``stop``: the number of the newest stop order; 0: there is none."""
         self._fleet = fleet
         self._topic = topic_of(Address(fleet, HEAD))
         self._branch = branch
@@ -92,6 +94,8 @@ class Follower:
         self._now_s = now_s
         self._chance = chance
         self._on_moved = on_moved
+        self._stop = stop
+        self._said_stop = 0
         self._wake = Wake()
         self._said: CommitId | None = None
         self._said_s = float("-inf")
@@ -135,21 +139,21 @@ class Follower:
 
     async def _look(self) -> None:
         self._seen = commit = await self._mirror.head()
-        is_news = commit != self._said
-        if not is_news and self._now_s() - self._said_s < head.REPEATED_S:
+        is_news, stop = commit != self._said, self._stop()
+        if not is_news and stop == self._said_stop and self._now_s() - self._said_s < head.REPEATED_S:
             return
         if is_news:
             self._number = await self._store.put_head(self._branch, commit)
             self._on_moved()
-        signed = await self._signed(commit)
+        signed = await self._signed(commit, stop)
         said = Head(branch=self._branch, commit=commit, number=self._number, signed=signed)
         self._bus.say(self._topic, encode(said))
-        self._said, self._said_s = commit, self._now_s()
+        self._said, self._said_stop, self._said_s = commit, stop, self._now_s()
         if is_news:
             _log.info("head.published", commit=commit, number=self._number, branch=self._branch)
 
-    async def _signed(self, commit: CommitId) -> str | None:
-        """Return where the branch is as a signed text; ``None`` where the key can't be used."""
+    async def _signed(self, commit: CommitId, stop: int) -> str | None:
+        """Return where the branch is as a signed text, with the newest stop; ``None`` where the key can't be used."""
         now = self._now()
         self._vouched = head.next_number(self._vouched, now.timestamp())
         text = head.written(
@@ -160,6 +164,7 @@ class Follower:
                 branch=self._branch,
                 commit=commit,
                 lifetime_s=head.LIFETIME_S,
+                stop=stop,
             )
         )
         try:

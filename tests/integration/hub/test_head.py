@@ -14,23 +14,34 @@ import pytest
 from tests.fixtures.broker import HOST, Broker
 from tests.fixtures.git_servers import Faults, http_server, mute_server, repository
 from tests.fixtures.hub import FLEET, Hub
+from tests.fixtures.signing import Person
+from tests.fixtures.stopping import Operator
 from tests.integration.hub.waiting import until
 
 from metrica_fleet.codec import decode
 from metrica_fleet.errors import NotNow
+from metrica_fleet.head import Vouched, read
 from metrica_fleet.identity import FleetId
 from metrica_fleet.messages import Head
+from metrica_fleet.signed import parted
+from metrica_fleet.stop import Level
 from metrica_fleet.topics import HEAD, Address, topic_of
 from metrica_hub.adapters.mirror import Mirror
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
     from tests.fixtures.database import Database
 
 
-async def until_head(broker: Broker, commit: str) -> Head:
+def vouched(head: Head) -> Vouched:
+    """What the hub signed."""
+    assert head.signed is not None
+    return read(parted(head.signed.encode()).text)
+
+
+async def until_head(broker: Broker, commit: str, is_it: Callable[[Head], bool] = lambda _: True) -> Head:
     """What the broker remembers or is told, once it is this commit."""
     async with (
         asyncio.timeout(20),
@@ -41,7 +52,7 @@ async def until_head(broker: Broker, commit: str) -> Head:
             assert isinstance(message.payload, bytes)
             head = decode(HEAD, message.payload)
             assert isinstance(head, Head)
-            if head.commit == commit:
+            if head.commit == commit and is_it(head):
                 return head
     raise AssertionError(f"never {commit}")
 
@@ -57,6 +68,9 @@ async def test_a_push_is_told_with_a_rising_number_and_again_to_a_broker_that_fo
             hub.wait_until_ready()
             told = await until_head(broker, first)
             assert (told.branch, told.commit, told.number) == ("main", first, 1)
+            # A stop order is named at the next look, so that a device from whom it is withheld misses it.
+            number = Operator(Person.made(tmp_path, "alice"), FLEET, broker, number=41).stop(Level.FREEZE)
+            assert vouched(await until_head(broker, first, lambda head: vouched(head).stop > 0)).stop == number == 42
             second = fleet.commit({"fleet.toml": "name = 'b'"})
             assert (await until_head(broker, second)).number == 2
             broker.restart(keep_disk=False)

@@ -26,8 +26,11 @@ POLL_S = 60.0
 PATIENCE_S = 3 * POLL_S + 30
 
 
-def reason(word: Word | None, remembered: HeadMark | None, now_s: float) -> str | None:
-    stale = freshness.staleness(word, remembered, began_s=BEGAN_S, poll_s=POLL_S, now_s=now_s)
+STOPPED = replace(GIVEN, stop=5, stop_since_s=HEARD_S)
+
+
+def reason(word: Word | None, remembered: HeadMark | None, now_s: float, stop: int = 0) -> str | None:
+    stale = freshness.staleness(word, remembered, began_s=BEGAN_S, poll_s=POLL_S, now_s=now_s, stop=stop)
     return stale.reason if stale is not None else None
 
 
@@ -66,17 +69,36 @@ words = st.builds(
     since_s=st.floats(BEGAN_S, 10_000),
     offset_s=st.just(0.0),
     given=st.booleans(),
+    stop=st.integers(0, 3),
+    stop_since_s=st.floats(BEGAN_S, 10_000),
 )
 
 
-@given(st.none() | words, st.none() | marks, st.floats(10_000, 20_000), st.floats(0, 1))
+@given(st.none() | words, st.none() | marks, st.floats(10_000, 20_000), st.floats(0, 1), st.integers(0, 3))
 def test_the_answer_changes_by_time_alone_only_when_it_is_due(
-    word: Word | None, remembered: HeadMark | None, now_s: float, share: float
+    word: Word | None, remembered: HeadMark | None, now_s: float, share: float, stop: int
 ) -> None:
-    due_s = freshness.due_s(word, remembered, began_s=BEGAN_S, poll_s=POLL_S, now_s=now_s)
+    due_s = freshness.due_s(word, remembered, began_s=BEGAN_S, poll_s=POLL_S, now_s=now_s, stop=stop)
     later_s = now_s + 1e6 if due_s is None else now_s + share * (due_s - now_s)
     if due_s is None or later_s < due_s:
-        assert reason(word, remembered, now_s) == reason(word, remembered, later_s)
+        assert reason(word, remembered, now_s, stop) == reason(word, remembered, later_s, stop)
+
+
+def test_a_stop_order_that_the_hub_has_and_the_device_does_not_get_is_withheld() -> None:
+    patience_s = freshness.PATIENCE_S
+    assert reason(STOPPED, None, HEARD_S + patience_s - 1) is None
+    assert reason(STOPPED, None, HEARD_S + patience_s, stop=4) == "stop-withheld"
+    assert reason(STOPPED, None, HEARD_S + patience_s, stop=5) is None
+    assert reason(STOPPED, None, HEARD_S + patience_s, stop=6) is None
+    assert freshness.due_s(STOPPED, None, began_s=0, poll_s=POLL_S, now_s=HEARD_S, stop=4) == HEARD_S + patience_s
+    # Named again it counts from the first time; another one begins anew, and outlives a commit.
+    word = freshness.after(STOPPED, replace(vouched(C2, 8, later_s=90.0), stop=5), HEARD_S + 90)
+    assert (word.stop, word.stop_since_s, word.given) == (5, HEARD_S, False)
+    assert (
+        freshness.after(word, replace(vouched(C2, 9, later_s=95.0), stop=6), HEARD_S + 95).stop_since_s == HEARD_S + 95
+    )
+    # A hub of before names none.
+    assert freshness.after(None, vouched(C1, 7), HEARD_S).stop == 0
 
 
 def vouched(commit: CommitId, number: int, later_s: float = 0.0) -> Vouched:
@@ -85,7 +107,7 @@ def vouched(commit: CommitId, number: int, later_s: float = 0.0) -> Vouched:
 
 
 def test_a_word_said_again_lives_longer_and_another_commit_begins_anew() -> None:
-    assert freshness.after(None, vouched(C1, 7), HEARD_S) == NAMED
+    assert freshness.after(None, vouched(C1, 7), HEARD_S) == replace(NAMED, stop_since_s=HEARD_S)
     again = freshness.after(GIVEN, vouched(C1, 8, later_s=800.0), 900.0)
     assert again == replace(GIVEN, mark=replace(MARK, number=8), heard_s=900.0)
     # One that was held back for an hour has lived that hour already, and none makes up for another that was slow.
