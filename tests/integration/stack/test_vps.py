@@ -337,3 +337,16 @@ def test_the_example_asks_what_install_hub_asks() -> None:
 def _beside(services: dict[str, Model], name: str) -> set[str]:
     own = set(services[name]["networks"])
     return {other for other, service in services.items() if own & set(service.get("networks", ()))} - {name}
+
+
+def test_no_service_is_told_something_by_docker_kill() -> None:
+    """Docker takes any signal for the wish that the container end: it starts it no more (moby 41302)."""
+    places = ("scripts", "stack", "docs", "examples")
+    files = (file for place in places for file in (HOUSE / place).rglob("*") if file.is_file())
+    found = {
+        f"{file.relative_to(HOUSE)}:{number}"
+        for file in files
+        for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1)
+        if re.search(r"compose kill|docker kill (-s|--signal)|kill (-s|--signal) HUP", line)
+    }
+    assert found == set()

@@ -496,7 +496,7 @@ def test_a_device_is_let_in_by_a_certificate_and_locked_out_when_that_is_taken_b
 
 
 def _hang_up(broker: Ports) -> None:
-    # What `docker compose kill --signal HUP mosquitto` does.
+    # What `docker compose exec mosquitto kill -HUP 1` does.
     listening = subprocess.run(
         ["ss", "-Hltnp", f"sport = :{broker.plain}"], capture_output=True, text=True, check=True
     ).stdout
