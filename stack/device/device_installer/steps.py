@@ -447,8 +447,10 @@ def service(work: Work) -> Change | None:
 
 def secrets(work: Work) -> Change | None:
     """Return what opens the releases' secrets at each boot: installed and enabled; there is nothing to start now."""
+    if agent_is_packaged(work):
+        return None  # Docker wants it by the package itself
     name = SECRETS_UNIT.name
-    put = None if agent_is_packaged(work) else work.put(name, SECRETS_UNIT)
+    put = work.put(name, SECRETS_UNIT)
     if put is None and work.machine.is_enabled(name):
         return None
 
