@@ -62,11 +62,12 @@ def feed(self):
         os.kill(os.getpid(), signal.SIGSTOP)
 Supervisor.ready, Supervisor.feed = ready, feed
 """
+# Before it is steady, and after it is ready.
 BLOCKED: Final = """
 import asyncio, time
 from metrica_agent.tasks.contact import ContactTask
 async def block(self):
-    await asyncio.sleep(2)
+    await asyncio.sleep(1)
     time.sleep(600)
 ContactTask.run = block
 """
@@ -108,6 +109,8 @@ class Device:
             project="none",
             remotes=(str(folder / "fleet.git"),),
             broker_port=NOTHING_LISTENS,
+            poll_s=2.0,
+            sample_s=30.0,
             settings={**SETTINGS, "agent_update": {"trial_s": trial_s}},
         )
         installed = Installed(folder / "opt")
@@ -167,8 +170,9 @@ def test_an_agent_that_works_stays_and_each_that_is_bad_makes_way_for_the_one_be
         name: Device.made(tmp_path / str(n), name, change, SILENT_S if name in silent else TRIAL_S)
         for n, (name, change) in enumerate(changes.items())
     }
-    with ExitStack() as stack:
-        for device in devices.values():
+    with ExitStack() as works, ExitStack() as others:
+        for name, device in devices.items():
+            stack = works if name == "works" else others
             stack.enter_context(Supervisor(device.start, watchdog_s=10.0, restart_s=0.2))
         wanted = {name: device.want() for name, device in devices.items()}
         is_held_against_nobody(devices[AILING])
@@ -176,6 +180,7 @@ def test_an_agent_that_works_stays_and_each_that_is_bad_makes_way_for_the_one_be
         out_of_reach = devices["works"].want(version("3.0.0", source=NOWHERE))
         for name, (_, reason) in BAD.items():
             made_way(devices[name], wanted[name], reason)
+        others.close()  # what has come to its end need not be there for the longest wait
         waits_and_says_so_once(devices["works"], out_of_reach)
 
 
