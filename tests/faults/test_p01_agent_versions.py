@@ -108,6 +108,7 @@ def test_every_state_that_a_power_cut_may_leave_starts_an_agent_and_comes_to_res
     assert len(seen) > 30
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("wanted", [GOOD.name, BAD.name], ids=["good", "bad"])
 def test_agents_that_are_killed_in_a_change_of_their_version_come_to_rest(
@@ -187,6 +188,7 @@ class Device:
         return [" ".join(one["cmdline"]) for one in found if there in " ".join(one["cmdline"] or ())]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_an_agent_that_is_killed_at_any_moment_of_a_real_installation_leaves_one_that_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, say: Callable[[str], None]

@@ -266,6 +266,7 @@ def test_orders_at_the_console_lead_in_and_out_while_the_agent_runs_and_while_it
     device.serves("one")
 
 
+@pytest.mark.long
 def test_a_held_device_changes_nothing_until_it_is_released(device: Device, hub: HubView) -> None:
     agent = rewired(device)
     first = device.deploy()

@@ -161,6 +161,7 @@ def test_a_remote_that_can_not_be_trusted_in_1970_names_the_clock(device: Device
         agent.wait_for("git.reachable", within_s=200)
 
 
+@pytest.mark.long
 def test_in_1970_no_certificate_is_valid_and_the_workloads_run_and_the_bus_comes_by_itself_with_the_time(
     device: Device, clock: Clock, tmp_path: Path
 ) -> None:

@@ -101,6 +101,7 @@ def site(device: Device, tmp_path: Path) -> Site:
     return Site(device, alice, tmp_path)
 
 
+@pytest.mark.long
 def test_a_device_that_never_saw_a_network_lives_from_sticks(site: Site, busybox: str) -> None:
     device = site.device
     with images(device.engine, busybox, 2) as (one, two):
@@ -184,6 +185,7 @@ def test_images_come_by_a_stick_where_the_commit_came_by_itself(site: Site, busy
         device.serves("one")
 
 
+@pytest.mark.long
 def test_what_a_stick_must_not_bring_changes_nothing(
     site: Site, busybox: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

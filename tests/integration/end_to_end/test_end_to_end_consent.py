@@ -36,6 +36,7 @@ def waits(device: Device, hub: HubView, commit: CommitId, reason: str) -> None:
     assert reason in device.agent.command("status").stdout
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_lock_puts_off_the_restart_of_its_service_and_of_no_other(device: Device, hub: HubView) -> None:
     device.deploy(device.files(services(1)))

@@ -6,6 +6,7 @@ import json
 import subprocess
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from tests.fixtures.agent import FLEET
 from tests.fixtures.engine import compose_yaml
 from tests.fixtures.git_servers import binary, ssh_server
@@ -110,6 +111,7 @@ def test_a_commit_that_changes_one_config_restarts_exactly_its_readers(device: D
     assert device.engine.shell("by-env-file", "echo $WORD") == "two"
 
 
+@pytest.mark.long
 def test_what_a_workload_writes_survives_ten_releases_and_a_rollback(device: Device) -> None:
     write = "cat /www/index.html | tee -a /data/log >>/journal/log; exec httpd -f -p 8080 -h /www"
     web = {

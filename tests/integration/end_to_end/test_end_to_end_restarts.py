@@ -67,6 +67,7 @@ def rebooted(
     assert "Traceback" not in device.agent.log
 
 
+@pytest.mark.long
 def test_an_engine_that_is_restarted_at_any_time_runs_the_confirmed_release_afterwards(
     rebooted: Device, own_engine: PrivateEngine, hub: HubView
 ) -> None:

@@ -182,6 +182,7 @@ def rebooted(
     assert "Traceback" not in device.agent.log
 
 
+@pytest.mark.long
 def test_after_a_reboot_the_engine_finds_secrets_opened_and_without_that_the_agent_mends_it(
     rebooted: Device, own_engine: PrivateEngine, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
 from tests.integration.hub.device import Device, deliver, event, heartbeat, new_stream
 from tests.integration.hub.waiting import until
 
@@ -89,6 +90,7 @@ async def test_a_broker_restarted_without_its_disk_costs_nothing_when_the_device
     assert hub.get("/readyz").status == 200
 
 
+@pytest.mark.long
 async def test_postgres_stopped_at_once_in_mid_stream_costs_nothing(
     hub: Hub, broker: Broker, cluster: Cluster, database: Database
 ) -> None:

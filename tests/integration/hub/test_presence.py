@@ -135,6 +135,7 @@ async def test_a_hub_that_was_away_declares_nobody_dead_and_finds_who_died_meanw
     assert not any("pi-lives" in line for line in silent)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["database", "hub"])
 async def test_what_is_away_or_frozen_declares_nobody_dead(
     what: str, hub: Hub, broker: Broker, cluster: Cluster
@@ -156,6 +157,7 @@ async def test_what_is_away_or_frozen_declares_nobody_dead(
     assert not any('"silent"' in line and "pi-01" in line for line in hub.log.splitlines())
 
 
+@pytest.mark.long
 async def test_of_a_broker_without_its_disk_who_does_not_come_back_is_told_offline(hub: Hub, broker: Broker) -> None:
     await settled(hub, broker)
     async with beating("pi-back", broker.port), beating("pi-gone", broker.port):
@@ -169,6 +171,7 @@ async def test_of_a_broker_without_its_disk_who_does_not_come_back_is_told_offli
     assert not any('"silent"' in line and "pi-back" in line for line in hub.log.splitlines())
 
 
+@pytest.mark.long
 async def test_a_late_will_changes_nothing_and_one_that_was_believed_is_overruled(hub: Hub, broker: Broker) -> None:
     await settled(hub, broker)
     async with beating("pi-01", broker.port, 70) as device:
@@ -185,6 +188,7 @@ async def test_a_late_will_changes_nothing_and_one_that_was_believed_is_overrule
     await until(lambda: is_shown(hub, "offline", "connection-lost"), within_s=KNOWN_S + 2)
 
 
+@pytest.mark.long
 async def test_a_device_that_comes_and_goes_is_flapping_until_it_was_calm(
     hub: Hub, broker: Broker, cluster: Cluster, database: Database
 ) -> None:

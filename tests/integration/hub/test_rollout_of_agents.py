@@ -7,6 +7,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
+import pytest
 from tests.fixtures.git_servers import http_server, repository
 from tests.fixtures.hub import FLEET, Hub
 from tests.integration.hub.waiting import until
@@ -110,6 +111,7 @@ def is_in(hub: Hub, commit: str, state: str) -> Any:
     return found if found is not None and found["state"] == state else None
 
 
+@pytest.mark.long
 async def test_agents_begin_with_the_gate_halt_with_it_and_go_back_with_an_abort(
     broker: Broker, database: Database, tmp_path: Path
 ) -> None:

@@ -163,6 +163,7 @@ async def test_records_are_dealt_to_all_hubs_and_each_is_stored_once(
         is_sound(hub)
 
 
+@pytest.mark.long
 async def test_a_hub_killed_with_records_in_hand_that_never_comes_back_costs_only_that_devices_send_again(
     first: Hub, second: Hub, broker: Broker, cluster: Cluster, database: Database
 ) -> None:
@@ -229,6 +230,7 @@ async def kill_when(hub: Hub, fact: Callable[[], bool]) -> None:
     hub.kill()
 
 
+@pytest.mark.long
 @only_one_broker
 async def test_a_hub_that_is_frozen_and_one_that_lost_the_database_hold_nothing_up_for_long_and_take_part_again(
     first: Hub, second: Hub, broker: Broker, cluster: Cluster, database: Database, to_database: Wire

@@ -79,6 +79,7 @@ def restored_in(report: str) -> None:
     tell("\n".join(line for line in report.splitlines() if line.startswith("✔")))
 
 
+@pytest.mark.long
 async def test_a_damaged_page_is_found_at_once_and_restored_without_loss(
     vps: Machine, broker: Broker, card: Path
 ) -> None:
@@ -150,6 +151,7 @@ async def test_a_machine_that_burned_comes_back_and_devices_bring_what_the_archi
         assert vps.execute("SELECT count(*) FROM dead_letters") == "0"
 
 
+@pytest.mark.long
 async def test_a_backup_is_verified_by_restoring_it_and_one_that_is_broken_is_told(vps: Machine) -> None:
     report = await asyncio.to_thread(vps.backup, "verify")
     tell(report)

@@ -497,11 +497,13 @@ def test_a_device_is_let_in_by_a_certificate_and_locked_out_when_that_is_taken_b
 
 def _hang_up(broker: Ports) -> None:
     # What `docker compose exec mosquitto kill -HUP 1` does.
-    listening = subprocess.run(
-        ["ss", "-Hltnp", f"sport = :{broker.plain}"], capture_output=True, text=True, check=True
-    ).stdout
-    number = int(listening.partition("pid=")[2].partition(",")[0])
-    os.kill(number, 1)
+    def listens() -> str:
+        asked = ["ss", "-Hltnp", f"sport = :{broker.plain}"]
+        said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+        return said.partition("pid=")[2].partition(",")[0]
+
+    _until(listens)  # it may only be starting
+    os.kill(int(listens()), 1)
 
 
 def test_the_hub_s_health_is_asked_of_the_hub(hub: Hub) -> None:

@@ -62,6 +62,19 @@ except LookupError:
 import wave
 assert wave.open and colorsys.rgb_to_hsv
 """
+NO_STICK = """
+import metrica_agent.__main__
+from metrica_agent.adapters.git.poll import FolderLine
+from metrica_agent.adapters.git.remote import Remote
+from metrica_fleet.errors import NotNow
+try:
+    FolderLine(Remote("/nobody/has/this/stick.bundle")).head("main")
+except NotNow as error:
+    assert error.reason == "git-unreachable", error.reason
+else:
+    raise AssertionError
+assert not [name for name in sys.modules if name.partition(".")[0] == "dulwich"]
+"""
 
 
 def run(program: str) -> None:
@@ -87,3 +100,8 @@ def test_after_the_block_a_module_that_was_put_off_is_imported_as_ever_even_if_t
 
 def test_a_module_is_absent_inside_of_the_block_alone_and_never_taken_away() -> None:
     run(WITHOUT)
+
+
+def test_a_stick_that_was_never_there_costs_no_memory() -> None:
+    """Every agent asks for it at each poll, and dulwich would stay for good."""
+    run(NO_STICK)

@@ -355,10 +355,10 @@ class FolderLine:
         """Return the branch's commit, ``None`` when there is no such branch."""
         if Path(self._remote.path).is_file():
             return self._in_bundle(branch)
-        from metrica_agent.adapters.git.store import branch_of_folder  # noqa: PLC0415 dulwich costs 9 MB: only where needed
-
         if not Path(self._remote.path).is_dir():
             raise troubles.unreachable(self._remote, "there is no such folder")
+        from metrica_agent.adapters.git.store import branch_of_folder  # noqa: PLC0415 dulwich costs 9 MB: only where needed
+
         return branch_of_folder(self._remote, branch)
 
     def _in_bundle(self, branch: str) -> CommitId | None:
