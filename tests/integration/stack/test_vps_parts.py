@@ -502,7 +502,7 @@ def _hang_up(broker: Ports) -> None:
         said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
         return said.partition("pid=")[2].partition(",")[0]
 
-    _until(listens)  # it may only be starting
+    _until(lambda: bool(listens()))  # it may only be starting
     os.kill(int(listens()), 1)
 
 
