@@ -247,8 +247,7 @@ def _read(path: Path) -> _Found:
             what = f"{path} has {size / _MB:.0f} MB; a device takes no wheel of more than {WHEEL_BYTES / _MB:.0f}"
             raise Trouble(what, code=Exit.NO)
         requires, pythons = _asked(path)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = _sha256(path)
     except InvalidWheelFilename as error:
         raise Trouble(f"{path}: that is no name of a wheel", code=Exit.NO, why=str(error)) from error
     except (OSError, zipfile.BadZipFile, KeyError, InvalidRequirement, InvalidSpecifier) as error:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
     from tests.fixtures.database import Cluster
 
+    from metrica_agent.adapters.clock import Clock
+
 C1, C2 = CommitId("1" * 40), CommitId("2" * 40)
 LIFETIME_S: Final = 1.5
 """Of what the hub vouches for, in these tests."""
@@ -138,6 +140,25 @@ class Voice:
             await asyncio.sleep(LIFETIME_S / 5)  # its interval
 
 
+def judge(
+    hub: Person, told: Told, clock: Clock, *, memory: Callable[[], Memory], wanted: Callable[[], CommitId | None]
+) -> HeadTask:
+    """Return a device's task that judges what this hub says."""
+    return HeadTask(
+        fleet=reporting.FLEET,
+        notary=Notary(verify=verified, own=hub.line(f'namespaces="{GATES},{COMMANDS},{HEADS}"')),
+        memory=memory,
+        wanted=wanted,
+        ledger=told,
+        clock=clock,
+        wake=Wake(clock.now_s),
+        chance=lambda: 0.0,
+        poll_s=POLL_S,
+        on_heard=lambda: None,
+        on_change=lambda: None,
+    )
+
+
 @pytest.fixture
 def air(tmp_path: Path) -> Broker:
     return Broker(tmp_path)
@@ -157,19 +178,7 @@ async def test_a_device_whose_broker_withholds_repeats_or_forges_the_hub_s_word_
             asyncio.TaskGroup() as group,
         ):
             wanted = [C1]
-            task = HeadTask(
-                fleet=reporting.FLEET,
-                notary=Notary(verify=verified, own=hub.line(f'namespaces="{GATES},{COMMANDS},{HEADS}"')),
-                memory=lambda: memory,
-                wanted=lambda: wanted[-1],
-                ledger=told,
-                clock=pi.clock,
-                wake=Wake(pi.clock.now_s),
-                chance=lambda: 0.0,
-                poll_s=POLL_S,
-                on_heard=lambda: None,
-                on_change=lambda: None,
-            )
+            task = judge(hub, told, pi.clock, memory=lambda: memory, wanted=lambda: wanted[-1])
             pi.task.on_head = task.hear
             judging = group.create_task(task.run())
             voice = Voice(bus, hub)
@@ -219,19 +228,7 @@ async def test_a_stop_that_the_broker_withholds_is_missed_by_the_hub_s_word(
             reporting.device(tmp_path, evil.port) as pi,
             asyncio.TaskGroup() as group,
         ):
-            task = HeadTask(
-                fleet=reporting.FLEET,
-                notary=Notary(verify=verified, own=hub.line(f'namespaces="{GATES},{COMMANDS},{HEADS}"')),
-                memory=lambda: memories[-1],
-                wanted=lambda: C1,
-                ledger=told,
-                clock=pi.clock,
-                wake=Wake(pi.clock.now_s),
-                chance=lambda: 0.0,
-                poll_s=POLL_S,
-                on_heard=lambda: None,
-                on_change=lambda: None,
-            )
+            task = judge(hub, told, pi.clock, memory=lambda: memories[-1], wanted=lambda: C1)
 
             def heard(channel: Channel, what: Signed) -> None:
                 if channel is STOP:

@@ -71,8 +71,7 @@ def after(word: Word | None, vouched: Vouched, now_s: float) -> Word:
     heard_s = said_s + offset_s
     stop, stop_since_s = vouched.stop, now_s if word is None or word.stop != vouched.stop else word.stop_since_s
     if word is None or word.mark.commit != mark.commit:
-        fresh = Word(mark=mark, heard_s=heard_s, since_s=now_s, offset_s=offset_s)
-        return replace(fresh, stop=stop, stop_since_s=stop_since_s)
+        return Word(mark=mark, heard_s=heard_s, since_s=now_s, offset_s=offset_s, stop=stop, stop_since_s=stop_since_s)
     return replace(word, mark=mark, heard_s=heard_s, offset_s=offset_s, stop=stop, stop_since_s=stop_since_s)
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final, Protocol
 
-import structlog
-
-from metrica_fleet.retry import spread
-from metrica_hub.errors import StoreAway
+from metrica_hub.tasks.lookout import looking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -16,8 +12,6 @@ if TYPE_CHECKING:
     from metrica_hub.decisions.day import Day
 
 EVERY_S: Final = 120.0
-
-_log = structlog.get_logger()
 
 
 class Source(Protocol):
@@ -46,9 +40,7 @@ class Diarist:
 
     async def run(self) -> None:
         """Keep it so for ever."""
-        while True:
-            try:
-                self._display.show_days(await self._source.days())
-            except StoreAway as error:
-                _log.info("days.unknown", error_kind=error.reason, error=error.message)
-            await asyncio.sleep(spread(EVERY_S, self._chance(), share=0.2))
+        await looking(self._look, every_s=EVERY_S, unknown="days.unknown", chance=self._chance)
+
+    async def _look(self) -> None:
+        self._display.show_days(await self._source.days())

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
-from metrica_fleet.retry import spread
 from metrica_hub.decisions.expiry import Outlook, Term, outlook
-from metrica_hub.errors import StoreAway
+from metrica_hub.tasks.lookout import looking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,12 +65,7 @@ class Registrar:
 
     async def run(self) -> None:
         """Look for ever."""
-        while True:
-            try:
-                await self.look()
-            except StoreAway as error:
-                _log.info("certificates.unknown", error_kind=error.reason, error=error.message)
-            await asyncio.sleep(spread(EVERY_S, self._chance(), share=0.2))
+        await looking(self.look, every_s=EVERY_S, unknown="certificates.unknown", chance=self._chance)
 
     async def look(self) -> None:
         """Look once, and tell of a device when it is new. Raises StoreAway."""
