@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
 
 
 @contextmanager
@@ -35,31 +35,34 @@ def without(*names: str) -> Generator[None]:
 
 
 @contextmanager
-def postponed(*names: str) -> Generator[None]:
+def postponed(*names: str, known: Mapping[str, object] | None = None) -> Generator[None]:
     """Let ``import name`` inside of the block bind a module that is imported at its first use.
 
-    Afterwards, or when it is imported already, a module is imported as ever.
+    What ``known`` names is had without: for ``from module import name``. Afterwards, or when it is imported already, a
+    module is imported as ever.
     """
-    later = {name: _Later(name) for name in names if name not in sys.modules}
-    for name, module in later.items():
-        package, _, own = name.rpartition(".")
-        sys.modules[name] = module
-        if package:
-            setattr(importlib.import_module(package), own, module)
+    later = {name: _Later(name, known or {}) for name in names if name not in sys.modules}
+    sys.modules.update(later)
     try:
         yield
     finally:
         for name, module in later.items():
             if sys.modules.get(name) is module:
                 del sys.modules[name]
+                package, _, own = name.rpartition(".")
+                if package in sys.modules:  # imported before or meanwhile, and without what it has by that name
+                    setattr(sys.modules[package], own, module)
 
 
 class _Later(ModuleType):
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, known: Mapping[str, object]) -> None:
         super().__init__(name)
         self.__spec__ = ModuleSpec(name, None)
+        self.__dict__.update(known)
 
     def __getattr__(self, name: str) -> object:
+        if name == "__path__":  # ``from module import name`` asks whether it is a package
+            raise AttributeError(name)
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
         return getattr(importlib.import_module(self.__name__), name)

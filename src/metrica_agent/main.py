@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import os
 import random
 import signal
@@ -15,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import structlog
 
 from metrica_agent.adapters.bus import Broker, Bus
@@ -121,7 +123,7 @@ def command_of(arguments: Sequence[str]) -> tuple[Path, Callable[[Settings], int
 
 
 def _run(settings: Settings) -> int:
-    logs.set_up("info")
+    logs.set_up("info", encode=msgspec.json.Encoder(enc_hook=repr).encode)
     structlog.contextvars.bind_contextvars(device=settings.device)
     supervisor = Supervisor.of(os.environ)
     launched = told_by_the_launcher(os.environ)
@@ -132,6 +134,9 @@ def _run(settings: Settings) -> int:
         watchman = Watchman(Path(settings.state_dir), supervisor, look_s=look_s)
         watchman.begin()
         supervisor.ready()
+        # What was imported stays: looked through no more, the rest is looked through oftener, and garbage goes sooner.
+        gc.collect()
+        gc.freeze()
         return runner(_until_told_to_stop(partial(_device, settings, watchman, launched), supervisor.stopping))
 
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import tomllib
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args
 
 import msgspec
 
@@ -85,10 +85,9 @@ def sections_of(kind: type[msgspec.Struct]) -> dict[str, type[msgspec.Struct]]:
     """Return the fields of ``kind`` that are Structs, or a Struct or nothing."""
     found: dict[str, type[msgspec.Struct]] = {}
     for field in msgspec.structs.fields(kind):
-        info = msgspec.inspect.type_info(field.type)
-        for option in info.types if isinstance(info, msgspec.inspect.UnionType) else (info,):
-            if isinstance(option, msgspec.inspect.StructType):
-                found[field.name] = option.cls
+        for option in get_args(field.type) or (field.type,):
+            if isinstance(option, type) and issubclass(option, msgspec.Struct):
+                found[field.name] = option
     return found
 
 

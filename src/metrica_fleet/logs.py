@@ -11,7 +11,6 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import orjson
 import structlog
 
 if TYPE_CHECKING:
@@ -32,8 +31,16 @@ _TELLING: Final = re.compile(r"\b(mtr_|whsec_|AGE-SECRET-KEY-1)[A-Za-z0-9_+/=-]{
 """A token of ours, the secret of a webhook, a key of age: they say by their beginning what they are."""
 
 
-def set_up(level: str) -> None:
-    """Route structlog and the standard library's logging to stdout, from ``level`` upwards."""
+def set_up(level: str, *, encode: Callable[[object], bytes]) -> None:
+    """Route structlog and the standard library's logging to stdout, from ``level`` upwards.
+
+    ``encode`` writes a line of JSON, and what JSON does not know by its ``repr``. Each side brings the library that it
+    has anyway: a second one would be a third of a mebibyte of an agent's memory.
+    """
+
+    def line(event: object, **_: object) -> str:
+        return encode(event).decode()
+
     tty = sys.stdout.isatty()
     shared: list[Callable[..., Any]] = [
         structlog.contextvars.merge_contextvars,
@@ -41,7 +48,7 @@ def set_up(level: str) -> None:
         *_stamp(),
     ]
     renderer: Callable[..., Any]
-    renderer = structlog.dev.ConsoleRenderer() if tty else structlog.processors.JSONRenderer(serializer=_json)
+    renderer = structlog.dev.ConsoleRenderer() if tty else structlog.processors.JSONRenderer(serializer=line)
     structlog.configure(
         processors=[
             *shared,
@@ -104,7 +111,3 @@ def _stamp() -> tuple[Callable[..., Any], ...]:
     if "JOURNAL_STREAM" in os.environ:
         return ()
     return (structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),)
-
-
-def _json(event: object, **_: object) -> str:
-    return orjson.dumps(event, default=repr).decode()

@@ -15,10 +15,12 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+import orjson
 import structlog
 
 from metrica_fleet import __version__, logs
@@ -82,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case "restored":
                 return _run(go_on(loaded.settings))
             case _:
-                logs.set_up(loaded.settings.log.level)
+                logs.set_up(loaded.settings.log.level, encode=partial(orjson.dumps, default=repr))
                 # A scanner's malformed request is no news: aiohttp tells each with a traceback.
                 logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
                 return _run(serve(loaded.settings))

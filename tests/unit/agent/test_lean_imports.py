@@ -8,7 +8,7 @@ before = set(sys.modules)
 import metrica_agent.__main__
 import metrica_agent.main
 absent = {"typing_extensions", "bz2", "lzma", "calendar", "ipaddress", "locale", "urllib.request", "argparse", "rich"}
-absent |= {"msgspec.inspect", "aiofiles.tempfile"}
+absent |= {"msgspec.inspect", "aiofiles.tempfile", "tokenize", "email.header", "textwrap", "pickle"}
 imported = absent & (set(sys.modules) - before)
 assert not imported, imported
 """
@@ -24,6 +24,10 @@ import aiofiles, msgspec
 assert msgspec.json.schema(int) == {"type": "integer"}
 assert callable(aiofiles.tempfile.TemporaryFile)
 import argparse, calendar, bz2, ipaddress, locale, lzma, urllib.request
+import inspect, pickle, structlog
+assert pickle.loads(pickle.dumps({"a": 1})) == {"a": 1}
+assert structlog._output.PicklingError is pickle.PicklingError
+assert inspect.getsource(inspect.getdoc).startswith("def getdoc")
 assert sys.modules["urllib.request"].getproxies is paho.urllib.request.getproxies
 """
 POSTPONED_ALREADY = """

@@ -50,9 +50,9 @@ def test_a_log_line_is_without_secrets_however_deep_they_are(said: dict[str, Any
 
 
 FAILS = """
-import logging, structlog
+import logging, msgspec, structlog
 from metrica_fleet import logs
-logs.set_up("debug")
+logs.set_up("debug", encode=msgspec.json.encode)
 for log in (structlog.get_logger(), logging.getLogger("a library")):
     try:
         raise ValueError("https://me:hunter2@git.example/fleet.git with Bearer hunter2hunter2")
