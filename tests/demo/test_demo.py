@@ -293,7 +293,7 @@ def test_ctrl_c_at_any_moment_ends_everything(moment: str) -> None:
     with somebody("--devices", "4", "--exit-after", "600") as person:
         person.until(moment, 150)
         os.killpg(person.process.pid, signal.SIGINT)
-        assert person.ended() == 130
+        assert person.ended() == 130, person.seen
     assert_nothing_is_left()
 
 
@@ -322,7 +322,7 @@ def test_a_second_demo_says_that_one_runs() -> None:
             second.until("the demo runs already", 30)
             assert second.ended() == 1
         os.killpg(first.process.pid, signal.SIGINT)
-        assert first.ended() == 130
+        assert first.ended() == 130, first.seen
     assert_nothing_is_left()
 
 

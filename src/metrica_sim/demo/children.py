@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -44,7 +45,8 @@ class Child:
     async def end(self, grace_s: float) -> None:
         """End it, and all that it started, within ``grace_s`` in good order or at once after that."""
         if self.is_running:
-            os.kill(self.process.pid, self.end_by)
+            with suppress(ProcessLookupError):  # it has ended, and asyncio has not told yet
+                os.kill(self.process.pid, self.end_by)
         try:
             async with asyncio.timeout(grace_s):
                 await self.process.wait()
@@ -166,6 +168,7 @@ async def output_of(
         raise Trouble(f"{' '.join(argv[:3])} took more than {within_s:g} s") from None
     finally:
         if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # likewise
+                os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     return process.returncode or 0, said.decode("utf-8", "replace")
