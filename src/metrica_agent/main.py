@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import structlog
@@ -27,7 +27,6 @@ from metrica_agent.adapters.hardware import this_machine
 from metrica_agent.adapters.host import Host, Sources
 from metrica_agent.adapters.ledger import Ledger
 from metrica_agent.adapters.leftovers import Leftovers
-from metrica_agent.adapters.papers import Identity as Papers
 from metrica_agent.adapters.probes import probe
 from metrica_agent.adapters.spool import Spool
 from metrica_agent.adapters.systemd import Supervisor
@@ -44,7 +43,6 @@ from metrica_agent.tasks.guard import Patience
 from metrica_agent.tasks.notary import Notary
 from metrica_agent.tasks.orders import Orders
 from metrica_agent.tasks.parts import Identity, Pace, Parts
-from metrica_agent.tasks.renewing import Means
 from metrica_agent.tasks.staging import Staging
 from metrica_agent.wake import Wake
 from metrica_agent.wiring import (
@@ -66,6 +64,10 @@ from metrica_fleet import __version__, logs
 from metrica_fleet.errors import FleetError, NotNow, Unusable
 from metrica_fleet.identity import FleetId
 from metrica_fleet.retry import full_jitter
+
+if TYPE_CHECKING:
+    from metrica_agent.adapters.papers import Identity as Papers
+    from metrica_agent.tasks.renewing import Means
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -277,7 +279,7 @@ async def _device(settings: Settings, watchman: Watchman, launched: tuple[Path, 
             chance=chance,
             limits=settings.strain,
             reserve=reserve,
-            renewing=None if identity is None else Means(identity=identity, ask=identity.ask, wall=clock.time),
+            renewing=_renewing(identity, clock),
             own_signers=signers,
             machine=this_machine(),
             watchman=watchman,
@@ -344,6 +346,14 @@ def _host(settings: Settings, clock: Clock, engine: Engine) -> Host:
         limits=settings.strain,
         data_root=engine.data_root,
     )
+
+
+def _renewing(identity: Papers | None, clock: Clock) -> Means | None:
+    if identity is None:
+        return None
+    from metrica_agent.tasks.renewing import Means  # noqa: PLC0415 - whoever has no certificate renews none
+
+    return Means(identity=identity, ask=identity.ask, wall=clock.time)
 
 
 def _broker(settings: Settings, identity: Papers | None) -> Broker:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 from metrica_agent.adapters.git import Bounds, GitMirror, SshOptions
 from metrica_agent.adapters.git.remote import Remote
-from metrica_agent.adapters.papers import CERTIFICATE, Identity, mutual
 from metrica_agent.adapters.releases import Releases
 from metrica_agent.adapters.vault import Vault
 from metrica_agent.certificates import trust
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
+    from metrica_agent.adapters.papers import Identity
     from metrica_agent.settings import BusSettings, Settings
 
 LEDGER: Final = "agent.sqlite"
@@ -40,6 +40,8 @@ def engine_environment(settings: Settings) -> dict[str, str]:
 def bus_tls(bus: BusSettings) -> Callable[[], ssl.SSLContext] | None:
     """Return what makes the context for the broker's TLS, at each connection; ``None`` where there is no TLS."""
     if bus.certificate_file is not None and bus.key_file is not None:
+        from metrica_agent.adapters.papers import mutual  # noqa: PLC0415 - whoever has no certificate needs no papers
+
         return partial(mutual, bus.ca_file, Path(bus.certificate_file), Path(bus.key_file))
     return partial(_trusted, bus.ca_file) if bus.tls or bus.ca_file is not None else None
 
@@ -49,6 +51,10 @@ def own_identity(settings: Settings) -> Identity | None:
 
     Those other files are somebody else's to renew.
     """
+    if settings.bus.certificate_file is None:
+        return None
+    from metrica_agent.adapters.papers import CERTIFICATE, Identity  # noqa: PLC0415 - as above
+
     folder = Path(settings.identity_dir)
     if settings.bus.certificate_file != str(folder / CERTIFICATE):
         return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -26,7 +27,6 @@ from metrica_agent.tasks.heads import HeadTask
 from metrica_agent.tasks.health import HealthTask, Vigil
 from metrica_agent.tasks.machine import MachineTask
 from metrica_agent.tasks.parts import Ledger, Parts
-from metrica_agent.tasks.renewing import RenewalTask
 from metrica_agent.tasks.report import ReportTask, Timing
 from metrica_agent.tasks.stop import StopTask
 from metrica_agent.tasks.sync import Offer, SyncTask
@@ -39,6 +39,9 @@ from metrica_fleet.records import Vitals
 from metrica_fleet.retry import full_jitter
 from metrica_fleet.signed import Signed
 from metrica_fleet.topics import COMMANDS, GATE, STOP, Channel
+
+if TYPE_CHECKING:
+    from metrica_agent.tasks.renewing import RenewalTask
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -274,10 +277,11 @@ class _Device:
             pulse=pulses["heartbeats"],
             talking=pulses["talk"],
         )
-        self.renewal = (
-            None
-            if parts.renewing is None
-            else RenewalTask(
+        self.renewal: RenewalTask | None = None
+        if parts.renewing is not None:
+            from metrica_agent.tasks.renewing import RenewalTask  # noqa: PLC0415 - whoever has no certificate renews none
+
+            self.renewal = RenewalTask(
                 means=parts.renewing,
                 turn=self.report.turn,
                 ledger=teller,
@@ -285,7 +289,6 @@ class _Device:
                 wake=Wake(now_s, pulses[RENEWAL]),
                 pulse=pulses[RENEWAL],
             )
-        )
         parts.orders.pulse = pulses["orders"]
         parts.orders.on_signed = self.stop.taken
         parts.orders.on_brought = self.sync.look_at_stick

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -18,11 +18,13 @@ from metrica_agent.tasks.health import Probe
 from metrica_agent.tasks.machine import Reserve
 from metrica_agent.tasks.notary import Notary
 from metrica_agent.tasks.orders import Orders
-from metrica_agent.tasks.renewing import Means
 from metrica_agent.tasks.report import Bus, Outbox
 from metrica_agent.tasks.sync import Git
 from metrica_fleet.identity import BootId, DeviceId, FleetId
 from metrica_fleet.records import Vitals
+
+if TYPE_CHECKING:
+    from metrica_agent.tasks.renewing import Means
 
 
 class Clock(ports.Clock, Protocol):

@@ -9,6 +9,7 @@ import metrica_agent.__main__
 import metrica_agent.main
 absent = {"typing_extensions", "bz2", "lzma", "calendar", "ipaddress", "locale", "urllib.request", "argparse", "rich"}
 absent |= {"msgspec.inspect", "aiofiles.tempfile", "tokenize", "email.header", "textwrap", "pickle"}
+absent |= {"metrica_agent.adapters.papers", "metrica_agent.tasks.renewing"}
 imported = absent & (set(sys.modules) - before)
 assert not imported, imported
 """
