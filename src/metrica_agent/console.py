@@ -98,8 +98,9 @@ def _papers(bus: BusSettings) -> list[tuple[str, str]]:
 
 def _waits(memory: Memory) -> str:
     waiting, resolved = memory.waiting, memory.resolved
-    is_so = waiting is not None and resolved is not None and waiting.release == resolved.release
-    return f", waits: {waiting.reason}" if waiting is not None and is_so else ""
+    if waiting is None or waiting.since_s is None or resolved is None or waiting.release != resolved.release:
+        return ""
+    return f", waits: {waiting.reason}"
 
 
 def _deployed(memory: Memory) -> str:

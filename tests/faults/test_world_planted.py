@@ -32,6 +32,7 @@ PLANTED = {
     "world-command-of-another-device": ("command,command-forged", "the hub never gave it to this device"),
     "world-halt-ignored": ("stop,push-good,push-good", "runs, and it is halted"),
     "world-window-ignored": ("clock-unknown,push-good", "is put on trial outside of"),
+    "world-patience-runs-under-a-hold": ("hold-over-lock", "holds its lock for"),
 }
 """Patch → what is to happen in the world, and a promise that then breaks."""
 WORLDS = 4

@@ -3,6 +3,9 @@
 Asked are the candidate's own policies, once it is staged and preflighted. The first release of a device, a way out of
 safe mode, the way back, a repair and an order do not ask. Patience is counted on the boot clock; only whether a window
 is open rests on the wall clock, and while that can't be trusted every window is closed.
+
+Patience counts while consent is what is waited for, and at no other time: a hold, a stop, a hot machine, a gate that
+closes, a trial, or an agent that does not run, sets the wait aside. What was waited before stays counted.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from metrica_agent.decisions.steps import Observed, Settle, WallTime
-from metrica_agent.decisions.world import Desired, Release, Saying, Value, Waiting
+from metrica_agent.decisions.world import Desired, Memory, Release, Saying, Value, Waiting
 from metrica_fleet.identity import BootId
 from metrica_fleet.policies import Day, ServicePolicy, UpdatePolicy
 
@@ -20,9 +23,9 @@ LOCKED: Final = "locked"
 OUTSIDE_WINDOW: Final = "outside-window"
 LOOK_S: Final = {LOCKED: 5.0, OUTSIDE_WINDOW: 30.0}
 """How soon to look again."""
-PROGRESS_S: Final = 900.0
-"""How often the time that was waited is written down: a reboot forgets no more of it."""
-UNSEEN_S: Final = 2 * PROGRESS_S
+PROGRESS_S: Final = 300.0
+"""How often the time that was waited is written down: a start of the agent forgets no more of it."""
+UNSEEN_S: Final = 3 * PROGRESS_S
 """A wait that was not written down for so long was no wait for consent: it is looked at, and written down, before."""
 _DAYS: Final = tuple(Day)
 
@@ -77,6 +80,22 @@ def noted(observed: Observed, desired: Desired, found: Withheld) -> Settle | Non
     return Settle(memory=replace(memory, waiting=found.waiting), sayings=() if known else (saying,))
 
 
+def set_aside(observed: Observed, now_s: float) -> Settle | None:
+    """Return what is to be written down when something else is waited for; ``None``: nothing is, or it is done."""
+    before = observed.memory.waiting
+    if before is None or before.since_s is None:
+        return None
+    total_s, locked_s = waited(before, observed.boot_id, now_s)
+    aside = replace(before, since_s=None, total_s=total_s, locked_s=locked_s)
+    return Settle(memory=replace(observed.memory, waiting=aside))
+
+
+def outlived(memory: Memory) -> Memory:
+    """Return ``memory`` for an agent that starts: since the one before it nobody waited, and its end is not known."""
+    waiting = memory.waiting
+    return memory if waiting is None else replace(memory, waiting=replace(waiting, since_s=None))
+
+
 def overridden(observed: Observed, desired: Desired, release: Release) -> tuple[Saying, ...]:
     """Return what is to be said of consent that is not there, when ``release`` begins all the same."""
     if observed.memory.safe is not None or observed.memory.confirmed is None:
@@ -110,13 +129,11 @@ def held(observed: Observed, release: Release) -> frozenset[str]:
 
 
 def waited(waiting: Waiting | None, boot_id: BootId, now_s: float) -> tuple[float, float]:
-    """Return how long was waited in all, and for locks alone. What another boot did not write down is not counted.
-
-    Nor is time in which something else was waited for, as a hold is: whoever waits for consent looks often.
-    """
+    """Return how long was waited in all, and for locks alone. What another boot did not write down is not counted."""
     if waiting is None:
         return 0.0, 0.0
-    since_s = min(max(0.0, now_s - waiting.since_s), UNSEEN_S) if waiting.boot_id == boot_id else 0.0
+    counts = waiting.since_s is not None and waiting.boot_id == boot_id
+    since_s = min(max(0.0, now_s - (waiting.since_s or 0.0)), UNSEEN_S) if counts else 0.0
     return waiting.total_s + since_s, waiting.locked_s + (since_s if waiting.reason == LOCKED else 0.0)
 
 
@@ -156,7 +173,7 @@ def _noted(before: Waiting | None, release: Release, reason: str, boot_id: BootI
     if before is None:
         return Waiting(release=release.digest, reason=reason, boot_id=boot_id, since_s=now_s, told=(reason,))
     same = (before.reason, before.boot_id) == (reason, boot_id)
-    if same and now_s < before.since_s + PROGRESS_S:
+    if same and before.since_s is not None and now_s < before.since_s + PROGRESS_S:
         return before
     total_s, locked_s = waited(before, boot_id, now_s)
     told = before.told if reason in before.told else (*before.told, reason)

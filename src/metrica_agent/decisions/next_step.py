@@ -107,20 +107,21 @@ def decide(observed: Observed, now_s: float) -> Choice:
         return strained
     if memory.trial is not None:
         judged = gating.taken_back(observed, memory.trial, now_s) or _on_trial(observed, memory.trial, now_s)
-        return stopping.bounded(observed, judged, now_s)
+        return _not_for_consent(observed, stopping.bounded(observed, judged, now_s), now_s)
     if stop is not None:
-        return _soonest(_while_stopped(observed, stop, now_s))
+        return _not_for_consent(observed, _soonest(_while_stopped(observed, stop, now_s)), now_s)
     resting = sparing.rest_or_resume(observed, now_s)
     if resting is not None and not isinstance(resting.step, Wait):
         return resting
     if memory.held is not None:
-        return Choice(rule=HELD, step=Wait(until_s=now_s + REST_S), why=memory.held.message)
+        held = Choice(rule=HELD, step=Wait(until_s=now_s + REST_S), why=memory.held.message)
+        return _not_for_consent(observed, held, now_s)
     choices = (
         resting,
         gating.aborted(observed, now_s),
         _unacceptable(observed),
         repair.lost(observed, now_s),
-        _update(observed, now_s),
+        _asking(observed, _update(observed, now_s), now_s),
         _safe_mode(observed, now_s),
         repair.repair(observed, now_s),
         _sweep(observed, now_s),
@@ -144,6 +145,20 @@ def _soonest(choices: Iterable[Choice | None]) -> Choice:
             return choice
         waiting.append((choice.step.until_s, choice))
     return min(waiting, key=lambda one: one[0])[1]
+
+
+def _not_for_consent(observed: Observed, choice: Choice, now_s: float) -> Choice:
+    """Return ``choice``; where it only waits, the wait for consent is set aside first, for its patience would run."""
+    aside = consent.set_aside(observed, now_s) if isinstance(choice.step, Wait) else None
+    return choice if aside is None else replace(choice, step=aside)
+
+
+def _asking(observed: Observed, update: Choice | None, now_s: float) -> Choice | None:
+    """Return ``update``, by which consent is waited for, or not."""
+    if update is None:
+        aside = consent.set_aside(observed, now_s)
+        return aside and Choice(rule="update.none", step=aside, why="nothing waits for consent any more")
+    return update if update.rule.startswith(CONSENT) else _not_for_consent(observed, update, now_s)
 
 
 def facts(observed: Observed, now_s: float) -> dict[str, Scalar]:

@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from metrica_agent.decisions import remembering
+from metrica_agent.decisions import consent, remembering
 from metrica_agent.decisions.steps import Settle
 from metrica_agent.decisions.world import Memory, Start
 from metrica_fleet.identity import BootId
@@ -36,7 +36,7 @@ def started(memory: Memory, boot_id: BootId, now_s: float, agent: str = "") -> S
         for one in memory.starts
         if one.boot_id == boot_id and one.at_s > now_s - CRASH_LOOP_S and one.agent == agent
     )
-    counted = replace(memory, starts=(*recent, start)[-STARTS_KEPT:])
+    counted = replace(consent.outlived(memory), starts=(*recent, start)[-STARTS_KEPT:])
     if len(counted.starts) < CRASH_LOOP_STARTS or memory.safe is not None:
         return Settle(memory=counted)
     message = f"the agent was started {len(counted.starts)} times without becoming steady"

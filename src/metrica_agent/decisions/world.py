@@ -266,8 +266,8 @@ class Waiting(Value, frozen=True, kw_only=True):
     release: ReleaseDigest
     reason: str
     boot_id: BootId
-    since_s: float
-    """Since when for this reason, or since the figures below were brought up to date."""
+    since_s: float | None
+    """Since when for this reason, or since the figures below were brought up to date; ``None``: not waited for now."""
     total_s: float = 0.0
     """Waited before ``since_s``, for whatever reason."""
     locked_s: float = 0.0

@@ -37,6 +37,7 @@ KINDS: Final[dict[str, Kind]] = {
     "push-force": Kind(1),
     "hold": Kind(1, (MINUTE_S, 6 * HOUR_S)),
     "lock": Kind(2, (MINUTE_S, 3 * HOUR_S)),
+    "hold-over-lock": Kind(1, (10 * MINUTE_S, HOUR_S)),
     "safe-mode": Kind(1, (MINUTE_S, 6 * HOUR_S)),
     "stop": Kind(2, (10.0, 6 * HOUR_S), amount=9),
     "stop-in-git": Kind(1, (MINUTE_S, 6 * HOUR_S), amount=6),

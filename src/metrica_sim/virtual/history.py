@@ -151,7 +151,7 @@ def files_of(
 
 LOCKS: Final = "web"
 """The service that may ask not to be restarted."""
-LOCK_PATIENCE_S: Final = 3600.0
+LOCK_PATIENCE_S: Final = 1200.0
 WINDOW_PATIENCE_S: Final = 1800.0
 """How long an update waits for a window."""
 LEAST: Final = "recorder"

@@ -311,6 +311,7 @@ class Machine:
     def lock(self, number: int) -> None:
         """Let the service that may take its lock: it asks not to be restarted."""
         if not self._locked:
+            self.witness.time_waiting()
             self.locked_since_s = self.now_s()
             self._lock_file.parent.mkdir(parents=True, exist_ok=True)
             self._lock_file.touch()
@@ -320,6 +321,7 @@ class Machine:
         """Let it give the lock back; of several at once the last one counts."""
         self._locked.discard(number)
         if not self._locked:
+            self.witness.time_waiting()
             self._lock_file.unlink(missing_ok=True)
             self.locked_since_s = None
 

@@ -200,11 +200,27 @@ class Mischief:
             case "lock":
                 machine.lock(planned.number)
                 self._lasts(planned, lambda: machine.unlock(planned.number))
+            case "hold-over-lock":
+                self._hold_over_a_lock(planned, machine)
             case "safe-mode":
                 machine.spool.give(SafeModeOrder(on=True, reason="simulated"))
                 self._lasts(planned, lambda: machine.spool.give(SafeModeOrder(on=False, reason="simulated")))
             case _:
                 self._to_containers_or_clock(planned, machine)
+
+    def _hold_over_a_lock(self, planned: Planned, machine: Machine) -> None:
+        """Let a lock put an update off, and a hold come and go meanwhile: the lock is held until long after it."""
+        machine.lock(planned.number)
+        self._ends[-planned.number] = lambda: machine.unlock(planned.number)
+        self._operators.push_role(machine.role)
+        loop = asyncio.get_running_loop()
+        loop.call_later(planned.lasts_s / 2, self._hold, planned.number, machine)
+        self._lasts(planned, lambda: machine.spool.give(HoldOrder(on=False, reason="simulated")))
+        loop.call_later(3 * planned.lasts_s, self._end, -planned.number)
+
+    def _hold(self, number: int, machine: Machine) -> None:
+        if number in self._ends:
+            machine.spool.give(HoldOrder(on=True, reason="simulated"))
 
     def _to_containers_or_clock(self, planned: Planned, machine: Machine) -> None:
         machine.trouble()

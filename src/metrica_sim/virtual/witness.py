@@ -121,6 +121,8 @@ class Witness:
         """What a trial that failed is taken back to."""
         self._waits: tuple[ReleaseDigest, float] | None = None
         """What waits for consent, and since when it was seen to."""
+        self._lock_waited_s, self._timed_s = 0.0, 0.0
+        """For how long the lock alone may have put that off, and until when this was reckoned."""
         self._unrest_since_s: float | None = None
         self._looked_s: float | None = None
         self.events: dict[StreamId, dict[int, tuple[str, str]]] = {}
@@ -132,6 +134,7 @@ class Witness:
 
     def remembered(self, before: Memory, after: Memory) -> None:
         """Compare what the ledger held with what it holds."""
+        self.time_waiting(before)
         self._check_gate(before, after)
         self._check_accepted(before, after)
         self._check_refusals(before, after)
@@ -474,6 +477,15 @@ class Witness:
             self._waits = None
         elif self._waits is None or self._waits[0] != waiting.release:
             self._waits = waiting.release, self._now_s
+            self._lock_waited_s = 0.0
+
+    def time_waiting(self, memory: Memory | None = None) -> None:
+        """Reckon how long a lock was waited for, before anything of it changes: not under a hold, a stop, a strain."""
+        memory = memory or self._machine.memory()
+        elapsed_s, self._timed_s = self._now_s - self._timed_s, self._now_s
+        others = memory.held is not None or _level(memory) is not None or any(memory.strain.levels)
+        if self._waits is not None and self._machine.locked_since_s is not None and not others:
+            self._lock_waited_s += elapsed_s
 
     def _check_window(self, trial: Trial) -> None:
         """Outside of a window nothing begins before its patience ends, and while the time is not known none is open."""
@@ -492,7 +504,10 @@ class Witness:
             )
 
     def _check_lock(self, trial: Trial) -> None:
-        """Who holds a lock is not restarted before its patience ends; a first release and a way out do not ask."""
+        """Who holds a lock is not restarted before its patience ends; a first release and a way out do not ask.
+
+        Its patience is for one release: it goes on where the lock was given back meanwhile and taken anew.
+        """
         memory, since_s = self._machine.memory(), self._machine.locked_since_s
         if since_s is None or memory.confirmed is None or memory.safe is not None:
             return
@@ -503,9 +518,10 @@ class Witness:
             for life in self._machine.engine.lives()
         )
         held_s = self._now_s - since_s
-        if asks and LOCK_SEEN_S < held_s < LOCK_PATIENCE_S:
+        waited_s = self._lock_waited_s if self._waits and self._waits[0] == trial.release else 0.0
+        if asks and held_s > LOCK_SEEN_S and waited_s < LOCK_PATIENCE_S - LOCK_SEEN_S:
             name = self._history.name(trial.commit)
-            self._breach(f"{name} is put on trial, and {LOCKS} holds its lock for {held_s:.0f} s")
+            self._breach(f"{name} is put on trial, and {LOCKS} holds its lock for {held_s:.0f} s ({waited_s:.0f} s)")
 
     def hears_gate(self, signed: Signed) -> None:
         """Something was just said to the agent as a gate; only what the hub says now is a sign of its life."""

@@ -19,13 +19,29 @@ from tests.unit.agent.decisions.worlds import (
     web,
 )
 
-from metrica_agent.decisions import consent
+from metrica_agent.decisions import consent, starting
+from metrica_agent.decisions.drift import Difference
 from metrica_agent.decisions.next_step import decide
 from metrica_agent.decisions.standing import standing
-from metrica_agent.decisions.steps import Observed, Preflight, Settle, Wait, WallTime
-from metrica_agent.decisions.world import Deployed, Desired, Held, Memory, SafeMode, TrialKind, Waiting
-from metrica_fleet.identity import BootId
-from metrica_fleet.policies import Day, ServicePolicy, UpdatePolicy
+from metrica_agent.decisions.steps import Apply, Observed, Preflight, Settle, Wait, WallTime
+from metrica_agent.decisions.world import (
+    Asking,
+    Deployed,
+    Desired,
+    Felt,
+    Held,
+    InForce,
+    Memory,
+    Refused,
+    SafeMode,
+    Stopped,
+    Strain,
+    TrialKind,
+    Waiting,
+)
+from metrica_fleet.identity import BootId, DeviceId
+from metrica_fleet.policies import Day, RolloutPolicy, RolloutStage, ServicePolicy, UpdatePolicy
+from metrica_fleet.stop import Level, Stop
 
 NOW_S = 100.0
 NIGHT = UpdatePolicy(windows=("22:00-04:30",), zone="Europe/Berlin", patience_s=1000)
@@ -111,8 +127,8 @@ def test_downloads_and_preflight_do_not_wait_for_a_window() -> None:
 
 
 def test_patience_ends_the_wait_for_a_window_and_it_is_said() -> None:
-    waiting = Waiting(release=NEW, reason="outside-window", boot_id=BOOT, since_s=0, told=("outside-window",))
-    memory = replace(STAGED, waiting=waiting)
+    waiting = Waiting(release=NEW, reason="outside-window", boot_id=BOOT, since_s=500, total_s=500)
+    memory = replace(STAGED, waiting=replace(waiting, told=("outside-window",)))
     assert rule(ready(memory, wanted(NIGHT), wall=None), 999) == "consent.outside-window"
     choice = decide(ready(memory, wanted(NIGHT), wall=None, preflighted_s=1000, sample=sample(1000, web(OLD))), 1000)
     assert isinstance(choice.step, Settle)
@@ -141,13 +157,107 @@ def test_time_waited_is_written_down_now_and_then_and_outlives_a_reboot() -> Non
     assert after.step.memory.waiting == replace(kept, boot_id=BootId("another"), since_s=7)
 
 
-def test_time_in_which_something_else_was_waited_for_is_no_wait_for_consent() -> None:
-    """A lock that is taken anew, after hours under a hold, is not past its patience because of one before the hold."""
-    waiting = Waiting(release=NEW, reason="locked", boot_id=BOOT, since_s=0, told=("locked",))
+HOT = Strain(heat=Felt(level=2, figures="81.0 °C"))
+FREEZE = Stop(level=Level.FREEZE, scope="fleet", reason="smoke")
+STOPPED_BY = InForce(stop=FREEZE, source="order", number=7, by="alice")
+STOPPED = Stopped(number=7, by="alice", ordered=(FREEZE,), obeyed=STOPPED_BY, done=True)
+SHUT = replace(desired(), rollout=RolloutPolicy(stages=(RolloutStage(name="all", share=1.0),)))
+ASKING = Asking(commit=NEW_COMMIT, boot_id=BOOT, since_s=NOW_S, told=("gate-closed",))
+LOCKED_SINCE_0 = Waiting(release=NEW, reason="locked", boot_id=BOOT, since_s=0, told=("locked",))
+IN_THE_WAY = [
+    ("a hold", {"held": Held(reason="ordered", message="m")}, None, "held"),
+    ("a stop", {"stop": STOPPED}, None, "stop"),
+    ("a hot machine", {"strain": HOT}, None, "strain.wait.heat-hot"),
+    ("a gate", {"asking": ASKING}, SHUT, "gate."),
+    ("a way back", {"trial": trial(TrialKind.BACK, release=OLD, applied_s=NOW_S)}, None, "trial.wait"),
+    ("a refusal", {"refused": (Refused(commit=NEW_COMMIT, reason="r", message="m"),)}, None, "update.none"),
+]
+
+
+@pytest.mark.parametrize(("what", "changes", "candidate", "rules"), IN_THE_WAY, ids=[row[0] for row in IN_THE_WAY])
+def test_no_patience_runs_while_something_else_is_waited_for(
+    what: str, changes: dict[str, object], candidate: Desired | None, rules: str
+) -> None:
+    """Whoever holds the lock when the hold is over, maybe for a minute, has the patience that was left before it."""
+    assert what
+    patient = replace(candidate or wanted(), services={"web": ServicePolicy(lock_patience_s=600)})
+    begun = replace(STAGED, waiting=LOCKED_SINCE_0)
+    seen = ready(replace(begun, **changes), patient, locks=frozenset({"web"}), device=DeviceId("pi-01"), began_s=1.0)
+    seen = replace(seen, strain=seen.memory.strain)
+    first = decide(seen, NOW_S)
+    assert first.rule.startswith(rules)
+    assert isinstance(first.step, Settle)
+    aside = first.step.memory.waiting
+    assert aside is not None
+    assert aside == replace(LOCKED_SINCE_0, since_s=None, total_s=NOW_S, locked_s=NOW_S)
+    assert isinstance(decide(replace(seen, memory=first.step.memory), NOW_S + 1).step, Wait)
+    assert consent.waited(aside, BOOT, NOW_S + 1200) == (NOW_S, NOW_S)
+    over = ready(replace(begun, waiting=aside), wanted(web=ServicePolicy(lock_patience_s=600)))
+    again = decide(replace(over, locks=frozenset({"web"})), 1300)
+    assert isinstance(again.step, Settle)
+    assert (again.rule, again.step.sayings) == ("consent.locked", ())
+    assert again.step.memory.waiting == replace(aside, since_s=1300)
+
+
+def test_a_repair_meanwhile_sets_no_wait_aside() -> None:
+    waiting = replace(LOCKED_SINCE_0, reason="outside-window", told=("outside-window",))
+    seen = ready(replace(STAGED, waiting=waiting), wanted(NIGHT), wall=NOON)
+    choice = decide(
+        replace(seen, differs=(Difference(subject="web", message="web has ended"),), differs_since_s=0.0), NOW_S
+    )
+    assert isinstance(choice.step, Apply)
+
+
+def test_an_agent_that_starts_has_waited_what_was_written_down() -> None:
+    """It may have been down for hours, and its clock is the machine's."""
+    before = replace(STAGED, waiting=replace(LOCKED_SINCE_0, total_s=300, locked_s=300, since_s=300))
+    after = starting.started(before, BOOT, 7200).memory.waiting
+    assert after is not None
+    assert consent.waited(after, BOOT, 7300) == (300, 300)
+
+
+def test_a_loop_that_stood_still_for_hours_has_not_waited_for_hours() -> None:
     hours_s = 3 * 3600.0
-    assert consent.waited(waiting, BOOT, hours_s) == (consent.UNSEEN_S, consent.UNSEEN_S)
-    held = ready(replace(STAGED, waiting=waiting), locks=frozenset({"web"}))
-    assert decide(held, hours_s).rule == "consent.locked"
+    assert consent.waited(LOCKED_SINCE_0, BOOT, hours_s) == (consent.UNSEEN_S, consent.UNSEEN_S)
+
+
+@settings(deadline=None)
+@given(
+    patience_s=st.floats(10, 1500),
+    course=st.lists(
+        st.tuples(st.sampled_from(["locked", "free", "held", "hot", "down", "outside"]), st.floats(1, 290)),
+        min_size=1,
+        max_size=40,
+    ),
+)
+def test_no_lock_is_overridden_before_it_alone_was_waited_for_so_long(
+    patience_s: float, course: list[tuple[str, float]]
+) -> None:
+    candidate = wanted(replace(NIGHT, patience_s=30 * 86_400), web=ServicePolicy(lock_patience_s=patience_s))
+    memory, now_s, waited_s = STAGED, 1000.0, 0.0
+    for what, lasts_s in course:
+        state = replace(
+            memory,
+            held=Held(reason="ordered", message="m") if what == "held" else None,
+            strain=HOT if what == "hot" else Strain(),
+        )
+        for at_s in (now_s, now_s + lasts_s):  # looked at when it begins, and just before it ends
+            if what == "down":
+                state = starting.started(state, BOOT, at_s).memory
+                state = replace(state, starts=())
+                continue
+            facts = {"wall": NOON if what == "outside" else MIDNIGHT, "strain": state.strain}
+            locks = frozenset[str]() if what == "free" else frozenset({"web"})
+            fresh = {"preflighted_s": at_s, "sample": sample(at_s, web(OLD), init(OLD))}
+            choice = decide(ready(state, candidate, locks=locks, **facts, **fresh), at_s)
+            if choice.rule == "update.begin":
+                assert isinstance(choice.step, Settle)
+                overridden = [one for one in choice.step.sayings if one.kind == "consent.overridden"]
+                assert not overridden or waited_s + (at_s - now_s) >= patience_s - 1e-6
+                return
+            state = choice.step.memory if isinstance(choice.step, Settle) else state
+        memory, now_s = state, now_s + lasts_s
+        waited_s += lasts_s if what == "locked" else 0.0
 
 
 # --- locks ----------------------------------------------------------------------------------------------------
