@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import structlog
 from msgspec import structs
+from msgspec.json import decode as decode_json
 
 from metrica_agent.adapters.clock import Clock
 from metrica_agent.adapters.git import leftovers, orders
@@ -31,9 +32,10 @@ from metrica_agent.adapters.git.store import branch_of_folder
 from metrica_agent.adapters.ledger import Ledger
 from metrica_agent.adapters.leftovers import Leftovers
 from metrica_agent.adapters.releases import Releases
+from metrica_agent.adapters.releases.scan import differences
 from metrica_agent.adapters.spool import Spool
 from metrica_agent.decisions.preflight import ImageNeed
-from metrica_agent.decisions.world import Memory
+from metrica_agent.decisions.world import Memory, Release
 from metrica_agent.durable import Disk
 from metrica_agent.tasks.device import run_device
 from metrica_agent.tasks.notary import Notary
@@ -379,7 +381,7 @@ async def _lived(machine: Path, remote: Path, boot_id: BootId, until: Cut | None
         parts = _parts(state, remote, boot_id, ledger=ledger, engine=engine, hub=hub, releases=releases)
         async with asyncio.TaskGroup() as group:
             device = group.create_task(run_device(parts))
-            life.rested = await _came_to(until or _rests(remote, hub, ledger), ledger, boot_id)
+            life.rested = await _came_to(until or _rests(state, remote, hub, ledger, engine), ledger, boot_id)
             device.cancel()
         life.lost += hub.lost(ledger.last_seq(), ledger.stored())
         life.story = [f"{event.kind} {event.message}" for event in reversed(await ledger.recent_events(12))]
@@ -400,12 +402,19 @@ async def _came_to(end: Cut, ledger: Ledger, boot_id: BootId) -> bool:
     return False
 
 
-def _rests(remote: Path, hub: Hub, ledger: Ledger) -> Cut:
+def _rests(state: Path, remote: Path, hub: Hub, ledger: Ledger, engine: Engine) -> Cut:
+    """What runs is whole, too: that somebody edited it is found beside all else, and a moment later."""
     wanted = branch_of_folder(Remote(str(remote)), "main")
 
     def rests(look: Look) -> bool:
         all_there = hub.away or ledger.stored() >= look.last_seq
-        return look.rule == "rest" and all_there and settled(look.memory, wanted)
+        if look.rule != "rest" or not all_there or not settled(look.memory, wanted) or look.memory.mending is not None:
+            return False
+        release = state / "releases" / (look.memory.standing or "none")
+        if differences(release, state / "content"):
+            return False
+        plans = decode_json((release / "release.json").read_bytes(), type=Release).services
+        return {one.service: one.inputs for one in engine.running()} == {one.name: one.inputs for one in plans}
 
     return rests
 

@@ -36,7 +36,7 @@ from metrica_agent.adapters.ledger import remembered
 from metrica_agent.adapters.releases.scan import differences
 from metrica_agent.decisions.trial import MAX_APPLIES, MAX_BOOTS
 from metrica_fleet.errors import NotNow
-from metrica_fleet.identity import CommitId
+from metrica_fleet.identity import CommitId, ReleaseDigest
 
 if TYPE_CHECKING:
     from metrica_agent.decisions.world import Trial
@@ -74,6 +74,8 @@ class Recording:
     """Confirmed at any time; empty while nothing is yet."""
     told: bool = True
     """Whether the ledger of the time before is there."""
+    edited: ReleaseDigest | None = None
+    """Of a release whose files somebody had edited: it need not be whole but at rest."""
 
 
 @dataclass
@@ -103,7 +105,13 @@ class Place:
         return commit
 
     def recorded(
-        self, wanted: CommitId, confirmed: CommitId, may_be: frozenset[CommitId], *, told: bool = True
+        self,
+        wanted: CommitId,
+        confirmed: CommitId,
+        may_be: frozenset[CommitId],
+        *,
+        told: bool = True,
+        edited: ReleaseDigest | None = None,
     ) -> Recording:
         """Live one boot in a process of its own, and write it down; for the rest see ``Recording``."""
         (self.machine / "world").mkdir(parents=True, exist_ok=True)
@@ -128,6 +136,7 @@ class Place:
             confirmed=confirmed,
             may_be=may_be,
             told=told,
+            edited=edited,
         )
 
 
@@ -179,6 +188,26 @@ def renewed(place: Place) -> Recording:
     return place.recorded(before, before, NOTHING_YET, told=False)
 
 
+def mend(place: Place) -> Recording:
+    """Files of the release that runs were edited, removed and added by hand, on a device without the network."""
+    before = history(place, 2)
+    state = place.machine / "state"
+    deployed = remembered(state / invariants.LEDGER).confirmed
+    if deployed is None or not (state / "spare" / deployed.release).is_file():
+        raise Violation("there is no copy of the release that runs")
+    _edited(state / "releases" / deployed.release / "files" / "site")
+    return place.recorded(before, before, frozenset({before}), edited=deployed.release)
+
+
+def _edited(site: Path) -> None:
+    page, more = site / "index.html", site / "more"
+    for path in (page, more):
+        path.chmod(0o700)
+    page.write_bytes(b"by hand")
+    (more / "plain.txt").unlink()
+    (more / "by hand").write_text("by hand")
+
+
 def again(place: Place, chance: random.Random) -> Recording:
     """The power is cut in an update or a rollback, and what is recorded is the recovery."""
     recording = chance.choice((update, rollback))(place)
@@ -195,6 +224,7 @@ SCENARIOS: Final[Mapping[str, Callable[[Place, random.Random], Recording]]] = {
     "rollback": lambda place, _: rollback(place),
     "drain": lambda place, _: drain(place),
     "renewed": lambda place, _: renewed(place),
+    "mend": lambda place, _: mend(place),
     "again": again,
 }
 
@@ -249,6 +279,10 @@ def recovered(recording: Recording, folder: Path, boot_id: str) -> list[str]:
         verdicts = [kind for kind in heard if kind in invariants.VERDICTS]
         if len(verdicts) != 1:
             found.append(f"the hub heard {verdicts} of the commit")
+    if recording.edited is not None:
+        told = sorted(event.kind for event in life.hub.events() if event.reason == "files")
+        if told != ["drift.found", "drift.repaired"]:
+            found.append(f"of what was edited the hub heard {told or 'nothing'}")
     return found + _runs_whole(life)
 
 
@@ -344,7 +378,7 @@ class _Judge:
         self._write(state.only(*LEDGER_AND_LINK))
 
         def differing(release: Path, _contents: Path) -> tuple[str, ...]:
-            return self._differing(release.name, state)
+            return () if release.name == self.recording.edited else self._differing(release.name, state)
 
         found = invariants.after_a_crash(self.folder / "state", confirmed=self.recording.may_be, differing=differing)
         return self._told(number, state.how, [*found, *forgotten(self.folder)])
