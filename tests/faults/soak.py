@@ -1,7 +1,8 @@
 """Real agents on a real engine, killed at durable operations until so many kills are done: ``./scripts/soak``.
 
-First every operation of an update in turn, then every operation of a rollback, then chains of up to four kills at
-operations drawn from the seed. Beside that, one agent makes so many updates in a row undisturbed.
+First every operation of each way in turn: an update, a rollback, into safe mode, out of it by a commit, and the drain
+of an outbox that waited. Then chains of up to four kills of updates and rollbacks, at operations drawn from the seed.
+Beside that, one agent makes so many updates in a row undisturbed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -34,19 +36,39 @@ TORN: Final = 0.2
 BAD: Final = 0.35
 """Of the commits with chains, those that are bad."""
 SURELY_OVER: Final = 3
-"""Cycles in a row that were over before their operation came: the sweep is at its end."""
-USUALLY: Final = 160
-"""Operations of an update, about: what chains are drawn from before a sweep has found out."""
+"""Cycles in a row that were over before their operation came: the sweep is at its end. Of a sample one is enough."""
 TELL_S: Final = 15.0
+
+
+class Way(StrEnum):
+    """What an agent is on, and killed at."""
+
+    UPDATE = "update"
+    ROLLBACK = "rollback"
+    INTO_SAFE_MODE = "into safe mode"
+    OUT_OF_SAFE_MODE = "out of safe mode"
+    DRAIN = "drain"
+
+
+USUALLY: Final = {
+    Way.UPDATE: 160,
+    Way.ROLLBACK: 190,
+    Way.INTO_SAFE_MODE: 60,
+    Way.OUT_OF_SAFE_MODE: 160,
+    Way.DRAIN: 60,
+}
+"""Operations of each, about: what a sample and chains are drawn from before a sweep has found out."""
+PUSHED: Final = frozenset({Way.UPDATE, Way.ROLLBACK, Way.OUT_OF_SAFE_MODE})
+"""Those that are a commit's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """One commit to push, and where to kill the agent meanwhile."""
+    """One way to go, and where to kill the agent meanwhile."""
 
-    bad: bool
+    way: Way
     kills: tuple[Kill, ...]
-    sweep: str = ""
+    sweeps: bool = False
 
 
 class Plan:
@@ -57,11 +79,11 @@ class Plan:
         self._lock = threading.Lock()
         self._points = points
         self._started = 0
-        self._stride = max(1, round(2 * 2 * USUALLY / max(points, 1)))
-        """Sweeps take at most half of the kills."""
-        self._next: dict[str, int] = dict.fromkeys(("forward", "back"), self._chance.randrange(self._stride) + 1)
-        self._over = Counter[str]()
-        self.longest: dict[str, int] = dict.fromkeys(("forward", "back"), 0)
+        self._stride = {way: max(1, round(2 * len(Way) * usual / max(points, 1))) for way, usual in USUALLY.items()}
+        """Sweeps take at most about half of the kills."""
+        self._next = {way: self._chance.randrange(stride) + 1 for way, stride in self._stride.items()}
+        self._over = Counter[Way]()
+        self.longest = dict.fromkeys(Way, 0)
 
     def next(self) -> Errand | None:
         """Return what to do next; ``None`` when enough kills are under way."""
@@ -81,27 +103,28 @@ class Plan:
         """Learn from what came of it."""
         with self._lock:
             self._started -= len(errand.kills) - len(cycle.kills)
-            if errand.sweep:
-                self._over[errand.sweep] = 0 if cycle.kills else self._over[errand.sweep] + 1
+            if errand.sweeps:
+                way = errand.way
+                self._over[way] = 0 if cycle.kills else self._over[way] + 1
                 if cycle.kills:
-                    self.longest[errand.sweep] = max(self.longest[errand.sweep], errand.kills[0].operation)
+                    self.longest[way] = max(self.longest[way], errand.kills[0].operation)
 
     def _sweeping(self) -> Errand | None:
-        for sweep, at in self._next.items():
-            if self._over[sweep] < SURELY_OVER:
-                self._next[sweep] = at + self._stride
-                return Errand(bad=sweep == "back", kills=(Kill(at),), sweep=sweep)
+        for way, at in self._next.items():
+            if self._over[way] < (SURELY_OVER if self._stride[way] == 1 else 1):
+                self._next[way] = at + self._stride[way]
+                return Errand(way, (Kill(at),), sweeps=True)
         return None
 
     def _drawn(self) -> Errand:
         chance = self._chance
-        bad = chance.random() < BAD
-        longest = self.longest["back" if bad else "forward"] or USUALLY
+        way = Way.ROLLBACK if chance.random() < BAD else Way.UPDATE
+        longest = self.longest[way] or USUALLY[way]
         kills = (
             Kill(chance.randrange(1, longest + 1), torn=chance.random() < TORN)
             for _ in range(chance.randrange(1, LONGEST_CHAIN + 1))
         )
-        return Errand(bad=bad, kills=tuple(kills))
+        return Errand(way, tuple(kills))
 
 
 @dataclass(slots=True)
@@ -112,7 +135,9 @@ class Tally:
     kills: int = 0
     chained: int = 0
     """Of them, the second and later of their commits."""
-    commits: Counter[str] = field(default_factory=Counter[str])
+    ways: Counter[Way] = field(default_factory=Counter[Way])
+    """Kills of each."""
+    commits: int = 0
     in_a_row: int = 0
     at: Counter[str] = field(default_factory=Counter[str])
     violations: list[str] = field(default_factory=list[str])
@@ -123,7 +148,8 @@ class Tally:
         with self._lock:
             self.kills += len(cycle.kills)
             self.chained += max(0, len(cycle.kills) - 1)
-            self.commits["back" if errand.bad else "forward"] += 1
+            self.ways[errand.way] += len(cycle.kills)
+            self.commits += errand.way in PUSHED
             self.at.update(_kind(kill) for kill in cycle.kills)
             if cycle.violations:
                 self.violations.append("\n    ".join(cycle.violations))
@@ -134,9 +160,9 @@ class Tally:
         pace = (
             f", {seconds / self.kills:.2f} s a kill ({_processor_s() / self.kills:.1f} of a core)" if self.kills else ""
         )
+        ways = ", ".join(f"{way} {self.ways[way]}" for way in Way)
         return (
-            f"{self.kills} kills ({self.chained} of them in chains) over {sum(self.commits.values())} commits"
-            f" ({self.commits['forward']} forward, {self.commits['back']} back),"
+            f"{self.kills} kills ({ways}; {self.chained} in chains) over {self.commits} commits,"
             f" {self.in_a_row} updates in a row, {len(self.violations)} violations, {seconds:.0f} s{pace}"
         )
 
@@ -197,7 +223,7 @@ def _live(victim: Victim, plan: Plan, tally: Tally, updates: int) -> None:
 
 
 def _lived(victim: Victim, plan: Plan, tally: Tally, updates: int) -> None:
-    nothing = Errand(bad=False, kills=())
+    nothing = Errand(Way.UPDATE, ())
     for _ in range(1 + updates):
         cycle = victim.cycle()
         tally.add(nothing, cycle)
@@ -205,11 +231,34 @@ def _lived(victim: Victim, plan: Plan, tally: Tally, updates: int) -> None:
             return
         tally.in_a_row += updates > 0
     while (errand := plan.next()) is not None:
-        cycle = victim.cycle(bad=errand.bad, kills=errand.kills)
-        plan.done(errand, cycle)
-        tally.add(errand, cycle)
-        if cycle.violations:
-            return  # what comes after would only be its echo
+        for step in _steps(errand):
+            cycle = _gone(victim, step)
+            tally.add(step, cycle)
+            if step.way is errand.way:
+                plan.done(errand, cycle)
+            if cycle.violations:
+                return  # what comes after would only be its echo
+
+
+def _steps(errand: Errand) -> tuple[Errand, ...]:
+    """Return ``errand`` with what leads to it, and back to where the next one begins."""
+    match errand.way:
+        case Way.INTO_SAFE_MODE:
+            return errand, Errand(Way.OUT_OF_SAFE_MODE, ())
+        case Way.OUT_OF_SAFE_MODE:
+            return Errand(Way.INTO_SAFE_MODE, ()), errand
+        case _:
+            return (errand,)
+
+
+def _gone(victim: Victim, errand: Errand) -> Cycle:
+    match errand.way:
+        case Way.INTO_SAFE_MODE:
+            return victim.safe_mode(kills=errand.kills)
+        case Way.DRAIN:
+            return victim.drain(kills=errand.kills)
+        case way:
+            return victim.cycle(bad=way is Way.ROLLBACK, kills=errand.kills)
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ The seed is new at every run and said at its end; METRICA_SEED sets it.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import subprocess
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.faults import invariants
 from tests.faults.replay import INTERRUPTIONS, SCENARIOS
 from tests.faults.soak import soak
 from tests.faults.victim import Kill, Victim
@@ -28,10 +26,6 @@ from tests.faults.witness import Witness
 from tests.fixtures.agent import FLEET
 from tests.fixtures.broker import Broker
 from tests.fixtures.engine import RealEngine
-
-from metrica_agent.adapters.clock import Clock
-from metrica_agent.adapters.ledger import Ledger
-from metrica_agent.decisions.world import Saying
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,7 +35,6 @@ if TYPE_CHECKING:
 SEED = int(os.environ.get("METRICA_SEED") or secrets.randbelow(1 << 32))
 HOUSE = Path(__file__).parents[2]
 KILLS = 10
-BACKLOG = 150
 
 
 @pytest.fixture
@@ -94,28 +87,9 @@ def test_an_agent_that_dies_in_the_middle_of_an_update_is_at_rest_again_within_a
 
 @pytest.mark.timeout(300)
 def test_an_agent_that_is_killed_while_its_outbox_drains_tells_all_once(victim: Victim) -> None:
-    told = backlogged(victim)
-    for operation in (1, 2, 5, 9, 14):
-        cycle = victim.rest(kills=[Kill(operation)])
-        assert cycle.violations == [], "\n".join(cycle.violations)
-    heard = [event.message for event in victim.heard() if event.kind == "git.reachable"]
-    assert heard == told
-
-
-def backlogged(victim: Victim) -> list[str]:
-    """Put events into the ledger of an agent that does not run, as if it had been cut off; return what they say."""
-    victim.agent.terminate()
-    told = [f"event {number}" for number in range(BACKLOG)]
-
-    async def write() -> None:
-        ledger = await Ledger.open(victim.agent.state / invariants.LEDGER)
-        stamp = Clock.of_this_machine().stamp()
-        for text in told:
-            await ledger.record(stamp, sayings=[Saying(kind="git.reachable", message=text)])
-        await ledger.close()
-
-    asyncio.run(write())
-    return told
+    cycle = victim.drain(kills=[Kill(operation) for operation in (1, 2, 5, 9, 14)])
+    assert cycle.violations == [], "\n".join(cycle.violations)
+    assert len(cycle.kills) == 5
 
 
 @pytest.mark.long

@@ -7,6 +7,7 @@ a cycle costs one start and one update. Scenarios say which way the commit goes.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import time
@@ -24,11 +25,12 @@ from tests.fixtures.agent import Agent, Wiring, fleet_files
 from tests.fixtures.broker import free_port
 
 from metrica_agent import console_orders
-from metrica_agent.adapters.clock import boot_clock_s
-from metrica_agent.adapters.ledger import recent_decisions, recent_events
+from metrica_agent.adapters.clock import Clock, boot_clock_s
+from metrica_agent.adapters.ledger import Ledger, recent_decisions, recent_events
 from metrica_agent.adapters.spool import Spool
 from metrica_agent.decisions.orders import SafeModeOrder
 from metrica_agent.decisions.starting import CRASH_LOOP_STARTS
+from metrica_agent.decisions.world import Saying
 from metrica_fleet.errors import NotNow
 from metrica_fleet.identity import CommitId, short
 
@@ -52,6 +54,10 @@ GOOD: Final = {"web": READER, "twin": READER}
 """Two that read the same folder: a mixture of releases shows."""
 BAD: Final = {"web": READER, "twin": {**READER, "command": ["false"]}}
 STORY_CHARACTERS: Final = 6000
+WAITED: Final = "git.reachable"
+"""The kind of the events that wait for the bus; whose they are is known by what they say."""
+BACKLOG: Final = 60
+"""Three times what is sent at once."""
 HEALTH: Final = "soak_s = 0.2\nstart_deadline_s = 20"
 
 
@@ -124,6 +130,7 @@ class Victim:
         self.agent.environment = {**os.environ, **self.board.environment, "PYTHONPATH": str(_as_on_a_device(folder))}
         self._page = ""
         self._pushed = 0
+        self._drains = 0
         self._started_s = 0.0
         self._pending: list[Kill] = []
         self._armed = False
@@ -163,6 +170,33 @@ class Victim:
                 ),
             ),
         )
+
+    def drain(self, *, kills: Sequence[Kill] = ()) -> Cycle:
+        """Let events wait as if it had been cut off, start the agent, kill it as ``kills`` say: each is told once."""
+        told = self._backlogged()
+        cycle = self.rest(kills=kills)
+        waited = frozenset(told)
+        heard = [event.message for event in self.heard() if event.kind == WAITED and event.message in waited]
+        if heard != told:
+            cycle.violations.append(f"{len(told)} events waited, and the hub heard {heard}")
+        return cycle
+
+    def _backlogged(self) -> list[str]:
+        """Put events into the ledger of an agent that does not run; return what they say."""
+        if self.agent.runs:
+            self.agent.terminate()
+        self._drains += 1
+        told = [f"drain {self._drains}: event {number}" for number in range(BACKLOG)]
+
+        async def write() -> None:
+            ledger = await Ledger.open(self.agent.state / invariants.LEDGER)
+            stamp = Clock.of_this_machine().stamp()
+            for text in told:
+                await ledger.record(stamp, sayings=[Saying(kind=WAITED, message=text)])
+            await ledger.close()
+
+        asyncio.run(write())
+        return told
 
     def safe_mode(self, *, kills: Sequence[Kill] = ()) -> Cycle:
         """Order safe mode, and kill the agent on its way there."""
