@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec.structs import replace
 
-from metrica_agent.decisions.world import Saying, Value
+from metrica_agent.decisions.value import Value
+from metrica_agent.decisions.world import Saying
 from metrica_fleet.errors import Unusable
 from metrica_fleet.identity import BootId
 from metrica_fleet.messages import Answer

@@ -15,7 +15,8 @@ from typing import Final
 from msgspec.structs import replace
 
 from metrica_agent.decisions.steps import Observed, Settle, WallTime
-from metrica_agent.decisions.world import Desired, Memory, Release, Saying, Value, Waiting
+from metrica_agent.decisions.value import Value
+from metrica_agent.decisions.world import Desired, Memory, Release, Saying, Waiting
 from metrica_fleet.identity import BootId
 from metrica_fleet.policies import Day, ServicePolicy, UpdatePolicy
 

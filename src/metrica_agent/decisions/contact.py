@@ -6,7 +6,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from metrica_agent.decisions.world import Saying, Value
+from metrica_agent.decisions.value import Value
+from metrica_agent.decisions.world import Saying
 
 LOST_S: Final = 600.0
 """A network that is away for so long is lost, and that is told (SEED: within 15 minutes)."""

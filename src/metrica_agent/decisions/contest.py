@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
-from metrica_agent.decisions.world import Contest, Value
+from metrica_agent.decisions.value import Value
+from metrica_agent.decisions.world import Contest
 
 if TYPE_CHECKING:
     from collections.abc import Collection

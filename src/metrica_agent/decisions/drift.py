@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from metrica_agent.decisions.world import Container, Portrait, Release, Sample, ServicePlan, Value
+from metrica_agent.decisions.value import Value
+from metrica_agent.decisions.world import Container, Portrait, Release, Sample, ServicePlan
 from metrica_fleet.identity import BootId, ReleaseDigest
 
 IMAGE: Final = "image"

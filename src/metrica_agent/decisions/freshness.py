@@ -21,7 +21,8 @@ from msgspec.structs import replace
 
 from metrica_agent.decisions.contact import in_words
 from metrica_agent.decisions.steps import Choice, Observed, Settle
-from metrica_agent.decisions.world import HeadMark, Saying, Value
+from metrica_agent.decisions.value import Value
+from metrica_agent.decisions.world import HeadMark, Saying
 from metrica_fleet.head import Vouched
 from metrica_fleet.identity import CommitId, short
 

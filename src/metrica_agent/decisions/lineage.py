@@ -17,7 +17,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final, assert_never
 
-from metrica_agent.decisions.world import Value
+from metrica_agent.decisions.value import Value
 from metrica_fleet.identity import CommitId, short
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from metrica_agent.decisions.world import Value
+from metrica_agent.decisions.value import Value
 from metrica_fleet.commands import PART_BYTES
 from metrica_fleet.errors import Unusable
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
-from metrica_agent.decisions.world import Value
+from metrica_agent.decisions.value import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

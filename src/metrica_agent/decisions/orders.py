@@ -5,7 +5,7 @@ Obeying one twice changes nothing, but for work on what runs: that is ordered of
 
 from __future__ import annotations
 
-from metrica_agent.decisions.world import Value
+from metrica_agent.decisions.value import Value
 from metrica_fleet.identity import Commit
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metrica_agent.decisions.world import Value
+from metrica_agent.decisions.value import Value
 
 
 class Pace(Value, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from metrica_agent.decisions.render import SECRETS_ROOT, Model, plain, within
-from metrica_agent.decisions.world import Value
+from metrica_agent.decisions.value import Value
 from metrica_fleet.errors import NotNow
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import Final
 from msgspec.structs import replace
 
 from metrica_agent.decisions.steps import Settle
-from metrica_agent.decisions.world import Deployed, Memory, Release, Saying, Value
+from metrica_agent.decisions.value import Value
+from metrica_agent.decisions.world import Deployed, Memory, Release, Saying
 from metrica_fleet.identity import short
 
 UNREADABLE: Final = "ledger-unreadable"

@@ -10,7 +10,7 @@ import posixpath
 import re
 from typing import TYPE_CHECKING, Final
 
-from metrica_agent.decisions.world import Value
+from metrica_agent.decisions.value import Value
 from metrica_fleet import sealed
 from metrica_fleet.errors import Unusable
 

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from metrica_agent.decisions import trust
 from metrica_agent.decisions.steps import Observed, Settle
+from metrica_agent.decisions.value import Value
 from metrica_agent.decisions.world import (
     Deployed,
     Desired,
@@ -23,7 +24,6 @@ from metrica_agent.decisions.world import (
     Trial,
     TrialKind,
     Unacceptable,
-    Value,
 )
 from metrica_fleet.identity import BootId, CommitId, ReleaseDigest, short
 

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 
 from metrica_agent.decisions.manifest import FileEntry, Folder
-from metrica_agent.decisions.world import Desired, ServicePlan, Value
+from metrica_agent.decisions.value import Value
+from metrica_agent.decisions.world import Desired, ServicePlan
 from metrica_fleet import sealed
 from metrica_fleet.errors import Unusable
 from metrica_fleet.identity import ReleaseDigest, RoleId

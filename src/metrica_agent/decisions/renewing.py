@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
-from metrica_agent.decisions.world import Value
+from metrica_agent.decisions.value import Value
 
 LOOK_S: Final = 3600.0
 """Between looks at the certificate, whatever is in it."""

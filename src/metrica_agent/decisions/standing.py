@@ -9,7 +9,8 @@ from metrica_agent.decisions.gating import GATE
 from metrica_agent.decisions.next_step import CONSENT, UNWELL
 from metrica_agent.decisions.steps import Choice
 from metrica_agent.decisions.upgrading import AGENT
-from metrica_agent.decisions.world import Desired, Memory, Strain, TrialKind, Unacceptable, Value
+from metrica_agent.decisions.value import Value
+from metrica_agent.decisions.world import Desired, Memory, Strain, TrialKind, Unacceptable
 from metrica_fleet.identity import CommitId
 from metrica_fleet.records import Mode, Phase
 from metrica_fleet.stop import Level

@@ -12,6 +12,7 @@ from metrica_agent.decisions.drift import Altered, Difference
 from metrica_agent.decisions.orders import Failed, Given, Work
 from metrica_agent.decisions.strain import Need
 from metrica_agent.decisions.trial import Watch
+from metrica_agent.decisions.value import Value
 from metrica_agent.decisions.world import (
     Desired,
     HeadMark,
@@ -22,7 +23,6 @@ from metrica_agent.decisions.world import (
     Saying,
     Strain,
     Unacceptable,
-    Value,
 )
 from metrica_fleet.agent_versions import AgentVersion
 from metrica_fleet.errors import NotNow

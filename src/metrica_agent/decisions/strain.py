@@ -15,7 +15,8 @@ from typing import Annotated, Final
 import msgspec
 from msgspec.structs import replace
 
-from metrica_agent.decisions.world import Cause, Felt, Memory, Release, Saying, Strain, Value
+from metrica_agent.decisions.value import Value
+from metrica_agent.decisions.world import Cause, Felt, Memory, Release, Saying, Strain
 from metrica_fleet.identity import BootId
 from metrica_fleet.policies import Priority
 from metrica_fleet.records import Vitals

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from metrica_agent.decisions.world import Container, Release, Sample, ServicePlan, Trial, Value
+from metrica_agent.decisions.value import Value
+from metrica_agent.decisions.world import Container, Release, Sample, ServicePlan, Trial
 
 MAX_BOOTS = 3
 """Starts of the machine that one trial survives; past it the release is held to be the cause."""

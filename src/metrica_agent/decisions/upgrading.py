@@ -27,7 +27,8 @@ from metrica_agent.decisions.steps import (
     Wait,
     held_up,
 )
-from metrica_agent.decisions.world import Desired, Memory, Refused, Saying, Upgrading, Value
+from metrica_agent.decisions.value import Value
+from metrica_agent.decisions.world import Desired, Memory, Refused, Saying, Upgrading
 from metrica_fleet.agent_versions import AgentVersion, version_of
 from metrica_fleet.retry import backed_off
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal, assert_never
 
-import msgspec
-
+from metrica_agent.decisions.value import Value
 from metrica_fleet.definition import (
     AgentVersion,
     Check,
@@ -25,11 +24,6 @@ from metrica_fleet.identity import BootId, CommitId, DeviceId, FleetId, ReleaseD
 from metrica_fleet.policies import Priority
 from metrica_fleet.records import Scalar
 from metrica_fleet.stop import Stop, StopOrder
-
-
-class Value(msgspec.Struct, frozen=True, kw_only=True):
-    """A frozen value that the ledger can write down and read back."""
-
 
 # --- what is wanted -------------------------------------------------------------------------------------------
 
