@@ -177,7 +177,7 @@ class _Applying:
                 signers = memory.trust.signers
             relation = await _patiently(lambda: git.fetch(str(incoming), commit, have, signers=signers))
         finally:
-            git.close()
+            await git.aclose()
         judgement = may_follow(relation, commit=commit, accepted=memory.accepted, allowed=frozenset(memory.allowed))
         if judgement.verdict is Verdict.REFUSE or judgement.reason == "behind":
             raise Unusable(judgement.message, reason=judgement.reason)

@@ -352,7 +352,7 @@ async def _remote(settings: Settings, url: str) -> Found:
     except (NotNow, Unusable) as error:
         return Found("git remote", error.message, "mend it, or the device stays where it is")
     finally:
-        git.close()
+        await git.aclose()
     return Found("git remote", f"{Remote(url)} offers {short(CommitId(commit))} on {settings.git.branch}")
 
 

@@ -234,7 +234,7 @@ async def _device(settings: Settings, watchman: Watchman, launched: tuple[Path, 
         await first_aid(runtime, await host.vitals(), settings.strain, await releases.complete())
 
     async with AsyncExitStack() as stack:
-        stack.callback(git.close)
+        stack.push_async_callback(git.aclose)
         patiently = partial(_with_room, make_room=make_room, watchman=watchman, chance=chance)
         await patiently(releases.clear_leftovers)
         ledger = await _with_room(

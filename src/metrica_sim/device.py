@@ -96,7 +96,7 @@ class SimulatedDevice:
             ledger = await Ledger.open(folder / "agent.sqlite")
             stack.push_async_callback(ledger.close)
             mirror = GitMirror(folder / "mirror.git", isolation="thread")
-            stack.callback(mirror.close)
+            stack.push_async_callback(mirror.aclose)
             git = NetworkedGit(mirror, self.network, around.turns)
             releases = Releases(folder)
             await run_device(

@@ -12,15 +12,15 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Awaitable, Generator
-from contextlib import closing, suppress
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
 import pytest
 from dulwich.objects import Blob, Commit, ObjectID, ShaFile, Tree
 from dulwich.repo import Repo
+from tests.fixtures.git_children import git_children
 from tests.fixtures.git_servers import Faults, GitHttpServer, Repository, http_server, repository
 
 from metrica_agent.adapters.compose import Engine
@@ -82,12 +82,13 @@ class Hostile:
 
 
 @pytest.fixture
-def hostile(tmp_path: Path) -> Generator[Hostile]:
+async def hostile(tmp_path: Path) -> AsyncGenerator[Hostile]:
     fleet = repository(tmp_path / "operator")
     device = tmp_path / "device"
     device.mkdir()
-    with http_server(fleet.root) as server, closing(GitMirror(device / "mirror.git")) as mirror:
-        yield Hostile(device, fleet, server, mirror)
+    with http_server(fleet.root) as server:
+        async with aclosing(GitMirror(device / "mirror.git")) as mirror:
+            yield Hostile(device, fleet, server, mirror)
 
 
 async def measured(call: Awaitable[object]) -> Came:
@@ -112,12 +113,11 @@ async def _reason_of(call: Awaitable[object]) -> tuple[str, str]:
 
 def _held_kib() -> int:
     """Return the high-water mark of the Git child that lives."""
-    for process in psutil.Process().children():
-        with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
-            if any("adapters.git.child" in argument for argument in process.cmdline()):
-                for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
-                    if line.startswith("VmHWM:"):
-                        return int(line.split()[1])
+    for child in git_children():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for line in Path(f"/proc/{child.pid}/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1])
     return 0
 
 

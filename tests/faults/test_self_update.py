@@ -48,7 +48,7 @@ GitMirror.head = head
 FETCH_BROKEN: Final = """
 from metrica_agent.adapters.git import nursery
 broken = "; from metrica_agent.adapters.git import fetch; del fetch.talk_to; main()"
-nursery._BIRTH = nursery._BIRTH.replace("; main()", broken)
+nursery.BIRTH = nursery.BIRTH.replace("; main()", broken)
 """
 """In the child, where the bytes come in: what polls, reads and exports is left as it is."""
 STOPPED: Final = """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import closing
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +15,7 @@ from metrica_agent.decisions.lineage import Relation
 from metrica_fleet.errors import NotNow, Unusable
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import AsyncGenerator
     from pathlib import Path
 
     from metrica_fleet.identity import CommitId
@@ -29,8 +29,8 @@ def fleet(tmp_path: Path) -> Repository:
 
 
 @pytest.fixture
-def mirror(tmp_path: Path) -> Generator[GitMirror]:
-    with closing(GitMirror(tmp_path / "mirror.git", isolation="thread")) as made:
+async def mirror(tmp_path: Path) -> AsyncGenerator[GitMirror]:
+    async with aclosing(GitMirror(tmp_path / "mirror.git", isolation="thread")) as made:
         yield made
 
 

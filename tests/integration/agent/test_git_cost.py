@@ -42,7 +42,7 @@ async def live():
     for commit in commits:
         await mirror.fetch(url, commit, have)
         have = commit
-    mirror.close()
+    await mirror.aclose()
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     told = {
         "bare_mb": bare,

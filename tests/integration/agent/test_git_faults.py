@@ -9,13 +9,14 @@ import shutil
 import subprocess
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import ExitStack, asynccontextmanager, closing, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from tests.fixtures.broker import free_port
+from tests.fixtures.git_children import git_children
 from tests.fixtures.git_servers import (
     LOOPBACK,
     Faults,
@@ -40,11 +41,13 @@ QUICK = Bounds(poll_s=1, fetch_s=3)
 
 
 @pytest.fixture
-def make() -> Generator[Make]:
-    with ExitStack() as open_mirrors:
+async def make() -> AsyncGenerator[Make]:
+    async with AsyncExitStack() as open_mirrors:
 
         def made(path: Path, **options: Any) -> GitMirror:
-            return open_mirrors.enter_context(closing(GitMirror(path, **options)))
+            mirror = GitMirror(path, **options)
+            open_mirrors.push_async_callback(mirror.aclose)
+            return mirror
 
         yield made
 
@@ -76,16 +79,6 @@ def noise(seed: int, size: int) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-def children() -> list[psutil.Process]:
-    """Return the Git children of this process that live."""
-    found: list[psutil.Process] = []
-    for process in psutil.Process().children():
-        with suppress(psutil.NoSuchProcess):
-            if any("adapters.git.child" in argument for argument in process.cmdline()):
-                found.append(process)
-    return found
-
-
 # --- servers that do not answer -------------------------------------------------------------------------------------
 
 
@@ -99,7 +92,7 @@ async def test_over_http_the_deadline_holds(
         await mirror.head(server.url(fleet))
     async with raises("git-timeout", within=6):
         await mirror.fetch(server.url(fleet), fleet.head(), None)
-    assert children() == []
+    assert git_children() == []
     server.fault = Faults()
     assert await mirror.head(server.url(fleet)) == fleet.head(), "the next poll finds everything free"
     assert await mirror.fetch(server.url(fleet), fleet.head(), None) is Relation.FIRST
@@ -115,7 +108,7 @@ async def test_the_deadline_holds_when_nothing_but_single_bytes_come(tmp_path: P
             await mirror.head(url)
         async with raises("git-timeout", within=6):
             await mirror.fetch(url, COMMIT, None)
-    assert children() == []
+    assert git_children() == []
 
 
 async def test_a_hanging_ssh_is_dead_after_the_deadline(fleet: Repository, tmp_path: Path, make: Make) -> None:
@@ -139,7 +132,7 @@ async def test_cancelling_a_fetch_kills_the_child_and_its_ssh(fleet: Repository,
             fetching.cancel()
         assert fetching.cancelled()
         await _until(lambda: _ssh_with(sshd.key_file) == [])  # it was told to; it need not have gone yet
-        assert children() == []
+        assert git_children() == []
 
 
 async def test_cancelling_a_poll_frees_the_remote_at_once(
@@ -336,22 +329,27 @@ async def test_a_server_that_sends_another_commit_gives_nothing(
 # --- sudden death ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("rested", "longest_s"), [(False, 0.5), (True, 0.1)], ids=["newborn", "rested"])
 async def test_killed_at_any_moment_the_next_fetch_works(
-    server: GitHttpServer, fleet: Repository, tmp_path: Path, make: Make
+    server: GitHttpServer, fleet: Repository, tmp_path: Path, make: Make, *, rested: bool, longest_s: float
 ) -> None:
     mirror, url = make(tmp_path / "mirror.git"), server.url(fleet)
     dice = random.Random(4)
     have, newest, killed = None, fleet.head(), 0
     for number in range(24):
         newest = fleet.commit({"fleet.toml": f"{number}", "more": dice.randbytes(200_000)})
+        if not rested:
+            await mirror.aclose()
+            mirror = make(tmp_path / "mirror.git")
         async with asyncio.TaskGroup() as tasks:
             fetching = tasks.create_task(_outcome(mirror.fetch(url, newest, have)))
-            killed += await _killed_after(dice.uniform(0, 0.5))
+            await _killed_after(dice.uniform(0, longest_s))
         if isinstance(fetching.result(), Exception):
+            killed += 1
             relation = await mirror.fetch(url, newest, have)
             assert relation is (Relation.FORWARD if have else Relation.FIRST)
         have = newest
-    assert killed > 10
+    assert killed >= 6
     assert await mirror.read(newest, ["fleet.toml"]) == {"fleet.toml": b"23"}
     git("fsck", "--strict", folder=tmp_path / "mirror.git")
     leftovers = [*(tmp_path / "mirror.git").rglob("*.lock"), *(tmp_path / "mirror.git").rglob("tmp*")]
@@ -405,14 +403,12 @@ async def _outcome(call: Awaitable[Relation]) -> Relation | FleetError:
         return error
 
 
-async def _killed_after(seconds: float) -> int:
-    """Kill the Git child so many seconds into its life; return how many were still there."""
-    await _until(lambda: bool(children()))
+async def _killed_after(seconds: float) -> None:
+    """Kill the Git child so many seconds into its life, or into its order, where it has been there before."""
+    await _until(lambda: bool(git_children()))
     await asyncio.sleep(seconds)  # the moment of death, not a synchronisation
-    living = children()
-    for child in living:
+    for child in git_children():
         child.kill()
-    return len(living)
 
 
 async def _until(fact: Callable[[], bool]) -> None:

@@ -7,7 +7,7 @@ import shutil
 import ssl
 import subprocess
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import ExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,12 +58,14 @@ class Site(NamedTuple):
 
 
 @pytest.fixture
-def make() -> Generator[Make]:
+async def make() -> AsyncGenerator[Make]:
     """Make mirrors that are closed when the test ends."""
-    with ExitStack() as open_mirrors:
+    async with AsyncExitStack() as open_mirrors:
 
         def made(path: Path, **options: Any) -> GitMirror:
-            return open_mirrors.enter_context(closing(GitMirror(path, **options)))
+            mirror = GitMirror(path, **options)
+            open_mirrors.push_async_callback(mirror.aclose)
+            return mirror
 
         yield made
 

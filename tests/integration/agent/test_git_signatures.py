@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,8 +73,8 @@ def fleet(tmp_path: Path) -> Repository:
 
 
 @pytest.fixture
-def device(tmp_path: Path, fleet: Repository, alice: Person) -> Generator[Device]:
-    with closing(GitMirror(tmp_path / "mirror.git", isolation="thread")) as mirror:
+async def device(tmp_path: Path, fleet: Repository, alice: Person) -> AsyncGenerator[Device]:
+    async with aclosing(GitMirror(tmp_path / "mirror.git", isolation="thread")) as mirror:
         yield Device(mirror, fleet, allowed(alice))
 
 
@@ -97,7 +97,7 @@ async def test_a_commit_signed_by_somebody_who_may_is_taken(device: Device, tmp_
 
 
 async def test_the_child_process_verifies_too(device: Device, tmp_path: Path, alice: Person, mallory: Person) -> None:
-    with closing(GitMirror(tmp_path / "other.git")) as mirror:
+    async with aclosing(GitMirror(tmp_path / "other.git")) as mirror:
         device.mirror = mirror
         assert await device.offered(signed(device.fleet, {"fleet.toml": "1"}, by=alice)) is Relation.FIRST
         await device.refuses(signed(device.fleet, {"fleet.toml": "2"}, by=mallory), "signer-unknown")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import asynccontextmanager, closing, suppress
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -143,8 +143,8 @@ def fleet(tmp_path: Path) -> Repository:
 
 
 @pytest.fixture
-def mirror(tmp_path: Path) -> Generator[GitMirror]:
-    with closing(GitMirror(tmp_path / "mirror.git", isolation="thread", bounds=Bounds(poll_s=1.0))) as made:
+async def mirror(tmp_path: Path) -> AsyncGenerator[GitMirror]:
+    async with aclosing(GitMirror(tmp_path / "mirror.git", isolation="thread", bounds=Bounds(poll_s=1.0))) as made:
         yield made
 
 
@@ -293,13 +293,14 @@ async def test_a_remote_that_flaps_is_told_seldom(fleet: Repository, mirror: Git
 async def test_a_fetch_that_is_too_slow_gets_longer_until_it_is_done(fleet: Repository, tmp_path: Path) -> None:
     """Nothing of a fetch can be resumed; so its deadline doubles, and in the end it is long enough (flux2#2314)."""
     bounds = Bounds(poll_s=2.0)
-    with http_server(fleet.root) as server, closing(GitMirror(tmp_path / "mirror.git", bounds=bounds)) as mirror:
+    with http_server(fleet.root) as server:
         server.fault = Faults(asking=b"command=fetch", trickle_s=0.002)
-        device = Device(mirror, server.url(fleet))
-        device.sync.fetch_s = 1.0
-        async with device.running():
-            await device.until(lambda: device.memory.accepted == fleet.head(), within_s=90)
-        assert [one.reason for one in device.kinds("git.unreachable")] == ["git-timeout"]
+        async with aclosing(GitMirror(tmp_path / "mirror.git", bounds=bounds)) as mirror:
+            device = Device(mirror, server.url(fleet))
+            device.sync.fetch_s = 1.0
+            async with device.running():
+                await device.until(lambda: device.memory.accepted == fleet.head(), within_s=90)
+            assert [one.reason for one in device.kinds("git.unreachable")] == ["git-timeout"]
 
 
 # --- signatures -------------------------------------------------------------------------------------------------------

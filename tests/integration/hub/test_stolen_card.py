@@ -15,7 +15,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
-from contextlib import closing
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -175,7 +175,7 @@ async def signs_nothing_that_is_believed(card: Path, leaked: Path, alice: Person
     have = Repository(leaked, leaked.with_name("evil.git")).head()
     git("clone", "--quiet", "--bare", str(leaked), str(leaked.with_name("evil.git")), folder=leaked.parent)
     evil = Repository(leaked, leaked.with_name("evil.git"))
-    with closing(GitMirror(leaked.with_name("mirror.git"), isolation="thread")) as mirror:
+    async with aclosing(GitMirror(leaked.with_name("mirror.git"), isolation="thread")) as mirror:
         await mirror.fetch(str(evil.bare), have, None, signers=signers)
         for by, reason in ((thief, "signer-unknown"), (None, "signature-missing")):
             git("reset", "--quiet", "--hard", have, folder=leaked)

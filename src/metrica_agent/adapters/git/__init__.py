@@ -5,11 +5,11 @@
 | ``mirror`` | agent | ``GitMirror``, the only thing that others use |
 | ``poll``, ``ls_refs`` | agent, a thread | one question to one remote, without dulwich |
 | ``bundles`` | both | the head of a file of ``git bundle``, which is a remote as well |
-| ``nursery`` | agent | a child's birth, deadline and death |
-| ``orders`` | both | the order and the answer |
+| ``nursery`` | agent | a child's birth, deadlines, rest and death |
+| ``orders`` | both | the order and the answer, and how they stand on a pipe |
 | ``leftovers`` | both | what an interrupted fetch leaves; the mirror's lock |
 | ``remote``, ``ssh``, ``troubles`` | both | addresses without credentials; the ssh binary; what went wrong, in words |
-| ``child`` | child | limits, one order, one answer |
+| ``child`` | child | limits, an order, its answer; whether it may wait for the next |
 | ``fetch``, ``transports`` | child | bytes from a remote into the mirror; how the histories stand to each other |
 | ``packs`` | child | how large a pack becomes, before it is unpacked |
 | ``trust``, ``signatures`` | child | who has signed a commit, and whether they might |
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    """Import the agent's side when it is asked for: the child, born for every order, does without asyncio."""
+    """Import the agent's side when it is asked for: the child does without asyncio."""
     if name in {"GitMirror", "Isolation"}:
         from metrica_agent.adapters.git import mirror  # noqa: PLC0415 see above
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
 from msgspec import structs
 
 from metrica_agent.adapters.git import leftovers, orders, troubles
-from metrica_agent.adapters.git.nursery import run_in_child
+from metrica_agent.adapters.git.nursery import Nursery
 from metrica_agent.adapters.git.poll import line_to
 from metrica_agent.adapters.git.remote import Remote
 from metrica_agent.decisions.lineage import Relation
@@ -64,6 +64,7 @@ class GitMirror:
         self._ca_file = str(ca_file) if ca_file else None
         self._bounds = bounds or orders.Bounds()
         self._isolation: Isolation = isolation
+        self._nursery = Nursery()
         self._one_at_a_time = asyncio.Lock()
         self._polls: dict[str, _Poll] = {}
         self._behind: dict[str, tuple[CommitId, CommitId | None]] = {}
@@ -233,11 +234,12 @@ class GitMirror:
         with suppress(NotNow), leftovers.locked(self._path):
             leftovers.sweep(self._path)
 
-    def close(self) -> None:
-        """Let go of kept connections."""
+    async def aclose(self) -> None:
+        """Let go of kept connections, and of the child that waits for an order."""
         for poll in self._polls.values():
             poll.close()
         self._polls.clear()
+        await self._nursery.aclose()
 
     async def _carried_out(self, order: orders.Order, what: str) -> orders.Answer:
         async with self._one_at_a_time:
@@ -245,7 +247,7 @@ class GitMirror:
 
     async def _answered(self, order: orders.Order, what: str) -> orders.Answer:
         if self._isolation == "process":
-            answer = await run_in_child(order, what)
+            answer = await self._nursery.answer(order, what)
         else:
             answer = await _in_thread(lambda: _here(order))
         match answer:

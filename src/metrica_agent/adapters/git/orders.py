@@ -1,14 +1,33 @@
-"""What the agent asks of its Git child, and what the child answers: JSON, one value each way."""
+"""What the agent asks of its Git child, and what the child answers: JSON, a value each way, each behind its length.
+
+A child that takes an order says ``BEGUN`` first: one that ended before it said so has done nothing.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import struct
+from typing import Annotated, Final
 
 import msgspec
 
 from metrica_agent.decisions.lineage import Relation
 from metrica_agent.decisions.references import Reference
 from metrica_fleet.identity import Commit
+
+BEGUN: Final = b"\x06"
+_HEAD: Final = struct.Struct(">Q")
+HEAD_BYTES: Final = _HEAD.size
+
+
+def framed(raw: bytes) -> bytes:
+    """Return ``raw`` behind its length."""
+    return _HEAD.pack(len(raw)) + raw
+
+
+def size_in(head: bytes) -> int:
+    """Return the length that ``head``, ``HEAD_BYTES`` long, says."""
+    (size_bytes,) = _HEAD.unpack(head)
+    return int(size_bytes)
 
 
 class SshOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +43,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
 
     poll_s: float = 20.0
     fetch_s: float = 300.0
-    """For a fetch, a read or an export, from the child's start to its end."""
+    """For a fetch, a read or an export, the birth of a child for it included."""
     fetch_bytes: int = 64 * 1024 * 1024
     """Of one pack over the wire."""
     object_bytes: int = 64 * 1024 * 1024
@@ -43,6 +62,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int = 512 * 1024 * 1024
     """Address space of the child."""
     processor_s: int = 240
+    """Of one order."""
 
 
 class Fetch(msgspec.Struct, frozen=True, kw_only=True, tag=True):
