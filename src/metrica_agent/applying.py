@@ -277,7 +277,7 @@ def _phase(memory: Memory, bundle: Bundle) -> str:
         return "the agent is told"
     if memory.trial is not None and memory.trial.commit == bundle.commit:
         return "on trial"
-    if memory.waiting is not None and memory.waiting.since_s is not None:
+    if memory.waiting is not None and not memory.waiting.aside:
         return f"taken; it waits: {memory.waiting.reason}"
     return "taken"
 

@@ -98,7 +98,7 @@ def _papers(bus: BusSettings) -> list[tuple[str, str]]:
 
 def _waits(memory: Memory) -> str:
     waiting, resolved = memory.waiting, memory.resolved
-    if waiting is None or waiting.since_s is None or resolved is None or waiting.release != resolved.release:
+    if waiting is None or waiting.aside or resolved is None or waiting.release != resolved.release:
         return ""
     return f", waits: {waiting.reason}"
 

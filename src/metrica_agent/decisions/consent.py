@@ -84,17 +84,17 @@ def noted(observed: Observed, desired: Desired, found: Withheld) -> Settle | Non
 def set_aside(observed: Observed, now_s: float) -> Settle | None:
     """Return what is to be written down when something else is waited for; ``None``: nothing is, or it is done."""
     before = observed.memory.waiting
-    if before is None or before.since_s is None:
+    if before is None or before.aside:
         return None
     total_s, locked_s = waited(before, observed.boot_id, now_s)
-    aside = replace(before, since_s=None, total_s=total_s, locked_s=locked_s)
+    aside = replace(before, aside=True, since_s=now_s, total_s=total_s, locked_s=locked_s)
     return Settle(memory=replace(observed.memory, waiting=aside))
 
 
 def outlived(memory: Memory) -> Memory:
     """Return ``memory`` for an agent that starts: since the one before it nobody waited, and its end is not known."""
     waiting = memory.waiting
-    return memory if waiting is None else replace(memory, waiting=replace(waiting, since_s=None))
+    return memory if waiting is None else replace(memory, waiting=replace(waiting, aside=True))
 
 
 def overridden(observed: Observed, desired: Desired, release: Release) -> tuple[Saying, ...]:
@@ -133,8 +133,8 @@ def waited(waiting: Waiting | None, boot_id: BootId, now_s: float) -> tuple[floa
     """Return how long was waited in all, and for locks alone. What another boot did not write down is not counted."""
     if waiting is None:
         return 0.0, 0.0
-    counts = waiting.since_s is not None and waiting.boot_id == boot_id
-    since_s = min(max(0.0, now_s - (waiting.since_s or 0.0)), UNSEEN_S) if counts else 0.0
+    counts = not waiting.aside and waiting.boot_id == boot_id
+    since_s = min(max(0.0, now_s - waiting.since_s), UNSEEN_S) if counts else 0.0
     return waiting.total_s + since_s, waiting.locked_s + (since_s if waiting.reason == LOCKED else 0.0)
 
 
@@ -174,11 +174,12 @@ def _noted(before: Waiting | None, release: Release, reason: str, boot_id: BootI
     if before is None:
         return Waiting(release=release.digest, reason=reason, boot_id=boot_id, since_s=now_s, told=(reason,))
     same = (before.reason, before.boot_id) == (reason, boot_id)
-    if same and before.since_s is not None and now_s < before.since_s + PROGRESS_S:
+    if same and not before.aside and now_s < before.since_s + PROGRESS_S:
         return before
     total_s, locked_s = waited(before, boot_id, now_s)
     told = before.told if reason in before.told else (*before.told, reason)
-    return replace(before, reason=reason, boot_id=boot_id, since_s=now_s, total_s=total_s, locked_s=locked_s, told=told)
+    now = replace(before, reason=reason, boot_id=boot_id, since_s=now_s, aside=False)
+    return replace(now, total_s=total_s, locked_s=locked_s, told=told)
 
 
 def _closed(policy: UpdatePolicy, wall: WallTime | None, left_s: float) -> str:

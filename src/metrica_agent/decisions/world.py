@@ -260,14 +260,16 @@ class Waiting(Value, frozen=True, kw_only=True):
     release: ReleaseDigest
     reason: str
     boot_id: BootId
-    since_s: float | None
-    """Since when for this reason, or since the figures below were brought up to date; ``None``: not waited for now."""
+    since_s: float
+    """Since when for this reason, or since the figures below were brought up to date."""
     total_s: float = 0.0
     """Waited before ``since_s``, for whatever reason."""
     locked_s: float = 0.0
     """Of that, for locks."""
     told: tuple[str, ...] = ()
     """Reasons that were said already."""
+    aside: bool = False
+    """Whether something else is waited for now: since ``since_s`` nothing is counted. (An older agent counts it.)"""
 
 
 class HeadMark(Value, frozen=True, kw_only=True):

@@ -189,14 +189,14 @@ def test_no_patience_runs_while_something_else_is_waited_for(
     assert isinstance(first.step, Settle)
     aside = first.step.memory.waiting
     assert aside is not None
-    assert aside == replace(LOCKED_SINCE_0, since_s=None, total_s=NOW_S, locked_s=NOW_S)
+    assert aside == replace(LOCKED_SINCE_0, aside=True, since_s=NOW_S, total_s=NOW_S, locked_s=NOW_S)
     assert isinstance(decide(replace(seen, memory=first.step.memory), NOW_S + 1).step, Wait)
     assert consent.waited(aside, BOOT, NOW_S + 1200) == (NOW_S, NOW_S)
     over = ready(replace(begun, waiting=aside), wanted(web=ServicePolicy(lock_patience_s=600)))
     again = decide(replace(over, locks=frozenset({"web"})), 1300)
     assert isinstance(again.step, Settle)
     assert (again.rule, again.step.sayings) == ("consent.locked", ())
-    assert again.step.memory.waiting == replace(aside, since_s=1300)
+    assert again.step.memory.waiting == replace(aside, aside=False, since_s=1300)
 
 
 def test_a_repair_meanwhile_sets_no_wait_aside() -> None:
