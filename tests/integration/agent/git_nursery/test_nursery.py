@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 from msgspec import structs
+from tests.fixtures.agent import Agent, Wiring, fleet_files
+from tests.fixtures.broker import free_port
 from tests.fixtures.git_children import git_children
 from tests.fixtures.git_servers import (
     Faults,
@@ -399,6 +401,21 @@ async def test_with_an_agent_that_is_killed_the_child_at_rest_ends(asked: Asked,
         [child] = psutil.Process(agent.pid).children()
         agent.kill()
     await over(child, within_s=PATIENCE_S - 1)
+
+
+def test_an_agent_that_is_told_to_stop_ends_the_child_that_rests(tmp_path: Path) -> None:
+    fleet = repository(tmp_path)
+    fleet.commit(fleet_files("pi-01", {"camera": {"image": "none"}}))
+    settings = {"compose": {"docker_host": "unix:///nonexistent"}, "git": {"require_signatures": False}}
+    wiring = Wiring(
+        device="pi-01", project="none", remotes=(str(fleet.bare),), broker_port=free_port(), settings=settings
+    )
+    with Agent(tmp_path, wiring) as agent:
+        agent.wait_for("release.staged")
+        [child] = git_children(agent.process)
+        code, _ = agent.terminate()
+    assert code == 0
+    assert not psutil.pid_exists(child.pid)
 
 
 async def _reason_of(asked: Asked, order: orders.Order) -> str:
