@@ -33,6 +33,7 @@ PLANTED = {
     "world-halt-ignored": ("stop,push-good,push-good", "runs, and it is halted"),
     "world-window-ignored": ("clock-unknown,push-good", "is put on trial outside of"),
     "world-patience-runs-under-a-hold": ("hold-over-lock", "holds its lock for"),
+    "world-signatures-ignored": ("push-forged,push-signers,push-good", "is accepted, and may not be"),
 }
 """Patch → what is to happen in the world, and a promise that then breaks."""
 WORLDS = 4

@@ -10,6 +10,7 @@ mischief   how it is done
 operators  who pushes what
 history    the fleet repository: commits that are good or bad in a known way
 git        remotes and mirrors
+signers    who has signed a commit, and who may
 machine    a device: disk, power, clock, and the real agent on it
 engine     its containers
 book       the real ledger file, watched

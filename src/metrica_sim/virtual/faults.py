@@ -35,6 +35,8 @@ KINDS: Final[dict[str, Kind]] = {
     "push-other-role": Kind(3),
     "push-back": Kind(2),
     "push-force": Kind(1),
+    "push-signers": Kind(2),
+    "push-forged": Kind(2, (MINUTE_S, 2 * HOUR_S), amount=4),
     "hold": Kind(1, (MINUTE_S, 6 * HOUR_S)),
     "lock": Kind(2, (MINUTE_S, 3 * HOUR_S)),
     "hold-over-lock": Kind(1, (10 * MINUTE_S, HOUR_S)),

@@ -15,6 +15,7 @@ from metrica_agent.decisions.lineage import Relation
 from metrica_fleet.errors import NotNow, Unusable
 from metrica_fleet.identity import CommitId
 from metrica_sim.virtual.loop import operation
+from metrica_sim.virtual.signers import require_trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,6 +44,8 @@ _REASONS: Final = {
 }
 _OF_FETCHES: Final = frozenset({"fetch-stalls", "corrupt", "too-large"})
 _REFUSED: Final = (Relation.DIVERGED, Relation.UNPROVEN)
+_TRUSTED: Final = (Relation.FIRST, Relation.FORWARD)
+"""What is to be signed."""
 _RETRY_AFTER_S: Final = {"limited": 120.0, "too-large": 3600.0}
 
 
@@ -114,8 +117,7 @@ class SimulatedMirror:
         signers: str | None = None,
         within_s: float | None = None,
     ) -> Relation:
-        """Bring ``commit`` and say how it relates to ``have``. No commit of this world is signed."""
-        del signers
+        """Bring ``commit``, signed by one of ``signers``, and say how it relates to ``have``."""
         self._within_s = within_s or FETCH_S
         if self._behind.get(url) == (commit, have):
             return Relation.BEHIND
@@ -126,6 +128,9 @@ class SimulatedMirror:
                 self.lose()
             try:
                 relation = await self._fetched(self._remotes[url], commit, have)
+                if signers is not None and relation in _TRUSTED:
+                    commits = self._history.commits
+                    require_trust(commits[commit], commits[have] if have is not None else None, signers)
             except BaseException:
                 self._here, self._packs = before, packs
                 raise

@@ -69,6 +69,8 @@ class Content:
     ill: str | None = None
     stop: str | None = None
     """What its file ``STOP`` says, if it has one."""
+    signers: str | None = None
+    """Its ``allowed_signers``, where commits are to be signed."""
 
     def of(self, role: str) -> RoleContent:
         """Return what ``role`` is to run."""
@@ -95,13 +97,18 @@ class Commit:
     files: Mapping[str, bytes] = field(repr=False)
     ancestors: frozenset[CommitId] = field(repr=False)
     """Itself included."""
+    by: str | None = None
+    """Who has signed it."""
+    forged: bool = False
+    """Somebody made it who may not: no device may ever take it."""
 
     def __str__(self) -> str:
         ill = self.content.ill or ",".join(
             f"{name}:{one.ill}" for name, one in zip(ROLES, self.content.roles, strict=True) if one.ill
         )
         stops = " with STOP" if self.content.stop is not None else ""
-        return f"#{self.number}{f' ({ill})' if ill else ''}{stops}"
+        forged = f" (forged, signed by {self.by or 'nobody'})" if self.forged else ""
+        return f"#{self.number}{f' ({ill})' if ill else ''}{stops}{forged}"
 
 
 @dataclass(slots=True)
@@ -114,14 +121,17 @@ class History:
     """What is said about it in fleet.toml."""
     windows: tuple[str, ...] = ()
     """When updates of either role may begin, in UTC; none: at any time."""
+    signed: bool = False
+    """Whether every commit is to be signed by somebody who may."""
     commits: dict[CommitId, Commit] = field(default_factory=dict[CommitId, Commit])
 
-    def commit(self, content: Content, *parents: Commit) -> Commit:
+    def commit(self, content: Content, *parents: Commit, by: str | None = None, forged: bool = False) -> Commit:
         """Return a new commit on top of ``parents``."""
         number = len(self.commits) + 1
         name = CommitId(hashlib.sha1(f"commit {number}".encode(), usedforsecurity=False).hexdigest())
         ancestors = frozenset({name}).union(*(parent.ancestors for parent in parents))
-        made = Commit(name, number, parents, content, self._files(content), ancestors)
+        files = self._files(content)
+        made = Commit(name, number, parents, content, files, ancestors, by=by, forged=forged and self.signed)
         self.commits[name] = made
         return made
 
@@ -141,6 +151,8 @@ def files_of(
     files: dict[str, str] = {"fleet.toml": _FLEET_TOML + rollout if content.ill is None else "name = \n"}
     if content.stop is not None:
         files["STOP"] = content.stop
+    if content.signers is not None:
+        files["allowed_signers"] = content.signers
     for device, role in devices:
         asked = "nobody-has-it" if content.of(role).ill == "role-unknown" else role
         files[f"devices/{device}.toml"] = f'role = "{asked}"\n'

@@ -32,7 +32,7 @@ from metrica_fleet.records import Vitals
 from metrica_fleet.topics import COMMANDS, GATE
 from metrica_sim.network import Network
 from metrica_sim.probes import SimulatedProbe
-from metrica_sim.virtual import condition, pens
+from metrica_sim.virtual import condition, pens, signers
 from metrica_sim.virtual.book import WitnessedBook
 from metrica_sim.virtual.bus import SimulatedBroker, SimulatedBus
 from metrica_sim.virtual.engine import MachineEngine, is_poison
@@ -443,6 +443,7 @@ class Machine:
                 look_s=ORDERS_LOOK_S,
             ),
             notary=Notary(verify=pens.verify, own=pens.OPERATORS),
+            own_signers=signers.file_of(0) if around.history.signed else None,
             chance=self._chance.random,
             reboot=self._reboot,
         )

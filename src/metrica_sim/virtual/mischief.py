@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from metrica_sim.virtual.commands import Commands
     from metrica_sim.virtual.faults import Planned
     from metrica_sim.virtual.git import Remote
+    from metrica_sim.virtual.history import Commit
     from metrica_sim.virtual.hub import SimulatedHub
     from metrica_sim.virtual.machine import Machine
     from metrica_sim.virtual.operators import Operators
@@ -123,8 +124,29 @@ class Mischief:
                 self._operators.push_back()
             case "push-force":
                 self._operators.push_force()
+            case "push-signers":
+                self._operators.push_signers()
+            case "push-forged":
+                self._forge(planned)
             case _:
                 self._operators.push_good()
+
+    def _forge(self, planned: Planned) -> None:
+        """Let every remote have what nobody made who may; where nothing need be signed it would do, so not there."""
+        if not self._operators.history.signed:
+            return
+        forged = self._operators.forged(planned.amount)
+        self._story.tell("stranger", f"{planned} {forged}")
+        for remote in self._remotes:
+            if not remote.lags:
+                remote.take(forged)
+        self._lasts(planned, lambda: self._throw_away(forged))
+
+    def _throw_away(self, forged: Commit) -> None:
+        for remote in self._remotes:
+            if remote.head is forged:
+                self._operators.mend(remote)
+                remote.forget_unreachable()
 
     def _stop(self, planned: Planned, machine: Machine) -> None:
         """Stop by an order or in Git, until it is lifted; or try to, without being allowed to."""

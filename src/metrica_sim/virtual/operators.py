@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from metrica_sim.virtual import signers
 from metrica_sim.virtual.history import FLEET_ILLS, ILLS, POISON, ROLES, Content, RoleContent
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from metrica_sim.virtual.history import Commit, History
     from metrica_sim.virtual.rollouts import Rollouts
     from metrica_sim.virtual.story import Story
+
+FORGERIES: Final = ("unsigned", "by-a-stranger", "by-a-removed-key", "by-who-made-himself-a-signer")
 
 
 class Operators:
@@ -27,6 +30,7 @@ class Operators:
         self._remotes = remotes
         self._story = story
         self._version = 0
+        self._generation = 0
         self._head: Commit | None = None
         self._bad: dict[str, RoleContent] = {}
 
@@ -86,7 +90,7 @@ class Operators:
         """Throw the last commit away and push another in its place."""
         parents = self.head.parents or (self.head,)
         content = Content(tuple(RoleContent(self._next_version()) for _ in ROLES))
-        self._head = self.history.commit(content, *parents)
+        self._head = self._signed(content, *parents)
         self._told("by force ")
         return self.head
 
@@ -96,7 +100,25 @@ class Operators:
 
     def stray(self) -> Commit:
         """Return a commit of a history that nobody here has made."""
-        return self.history.commit(Content(tuple(RoleContent(self._next_version()) for _ in ROLES)))
+        return self.history.commit(Content(tuple(RoleContent(self._next_version()) for _ in ROLES)), forged=True)
+
+    def push_signers(self) -> Commit:
+        """Push other signers, one of them new, in the place of one whose key is removed."""
+        self._generation += 1
+        return self._push(self.head.content)
+
+    def forged(self, how: int) -> Commit:
+        """Return what somebody has made on top of the head who may not.
+
+        Signed is it by nobody, a stranger, with a key that was removed, or by a stranger who made himself a signer.
+        """
+        head, content = self.head, Content(tuple(RoleContent(self._next_version()) for _ in ROLES))
+        content = replace(content, signers=head.content.signers)
+        if how == len(FORGERIES) - 1:
+            content = replace(content, signers=signers.file_of_a_stranger())
+            head = self.history.commit(content, head, forged=True)
+        by = (None, signers.STRANGER, signers.removed_by(self._generation), signers.STRANGER)[how]
+        return self.history.commit(content, head, by=by, forged=True)
 
     def _next_version(self) -> int:
         self._version += 1
@@ -107,9 +129,15 @@ class Operators:
         for name in also:
             if all(name not in parent.ancestors for parent in parents):
                 parents.append(self.history.commits[name])
-        self._head = self.history.commit(content, *parents)
+        self._head = self._signed(content, *parents)
         self._told("")
         return self.head
+
+    def _signed(self, content: Content, *parents: Commit) -> Commit:
+        if not self.history.signed:
+            return self.history.commit(content, *parents)
+        content = replace(content, signers=signers.file_of(self._generation))
+        return self.history.commit(content, *parents, by=signers.who_signs(self._generation))
 
     def _told(self, how: str) -> None:
         self._story.tell("operator", f"pushes {how}{self.head}")

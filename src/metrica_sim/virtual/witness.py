@@ -5,7 +5,7 @@ and the faults, never from the agent.
 
     P1  what runs, and what ``current`` names, is a complete release: on trial or confirmed, nothing between
     P2  a bad commit is never confirmed, is taken back in time and is never tried again; a good one is not refused
-    P4  what was accepted comes after what was accepted before
+    P4  what was accepted comes after what was accepted before, and where it is to be signed, somebody did who may
     P5  the outbox stays within its bound; no number means two things
     P8  what runs is the confirmed release, or the safe-mode stack, again within the hour
     P11 while a stop is in force nothing goes forward, under a halt nothing runs; none counts that no operator gave, and
@@ -137,6 +137,7 @@ class Witness:
         self.time_waiting(before)
         self._check_gate(before, after)
         self._check_accepted(before, after)
+        self._check_signed(before, after)
         self._check_refusals(before, after)
         self._check_confirmed(before, after)
         self._check_trial(before, after)
@@ -376,6 +377,16 @@ class Witness:
             names = self._history.name(before.accepted), self._history.name(after.accepted)
             self._breach(f"{names[1]} is accepted and does not come after {names[0]}")
 
+    def _check_signed(self, before: Memory, after: Memory) -> None:
+        """What is accepted was made by somebody who may, and what it says of who may is what counts from then on."""
+        if not self._history.signed or after.accepted is None:
+            return
+        accepted = self._history.commits[after.accepted]
+        if after.accepted != before.accepted and accepted.forged:
+            self._breach(f"{accepted} is accepted, and may not be")
+        if after.trust is None or after.trust.signers != accepted.content.signers:
+            self._breach(f"{accepted} is accepted, and other signers than its are in force")
+
     def _check_refusals(self, before: Memory, after: Memory) -> None:
         known = {refused.commit for refused in before.refused}
         for refused in after.refused:
@@ -389,7 +400,8 @@ class Witness:
         self._refused[refused.commit] = refused.reason
         if refused.release is not None:
             self._bad.add(refused.release)
-        ill = self._history.commits[refused.commit].content.ill_for(self._machine.role)
+        commit = self._history.commits[refused.commit]
+        ill = "forged" if commit.forged else commit.content.ill_for(self._machine.role)
         staged_s, troubles = self._staged_s
         waited = ill == "pull-stalls" and refused.release is not None  # without a release nothing was pulled
         if waited and troubles == self._machine.troubles and self._now_s > staged_s + NOT_PULLED_S:

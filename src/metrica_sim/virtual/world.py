@@ -37,6 +37,7 @@ from metrica_sim.virtual.story import STORY, Story
 
 LOOK_S: Final = 600.0
 ABOUT_CLOCKS: Final = frozenset({"clock-unknown", "clock-jumps"})
+ABOUT_SIGNATURES: Final = frozenset({"push-signers", "push-forged"})
 ABOUT_ROLLOUTS: Final = frozenset({"rollout-word", "gate-forged"})
 
 
@@ -143,7 +144,8 @@ class _World:
         roles = {name: ROLES[place % len(ROLES)] for place, name in enumerate(names)}
         policy = _policy(Random(f"{plan.seed} rollout"), names, asked_for=bool(ABOUT_ROLLOUTS & set(plan.kinds)))
         windows = _windows(Random(f"{plan.seed} windows"), asked_for=bool(ABOUT_CLOCKS & set(plan.kinds)))
-        history = History({str(name): role for name, role in roles.items()}, policy.text, windows)
+        signed = _are_signed(Random(f"{plan.seed} signatures"), asked_for=bool(ABOUT_SIGNATURES & set(plan.kinds)))
+        history = History({str(name): role for name, role in roles.items()}, policy.text, windows, signed=signed)
         remotes = [Remote(f"https://git-{number}.invalid/fleet") for number in range(1, 1 + chance.randint(1, 3))]
         broker = SimulatedBroker(FleetId(FLEET), chance.random)
         self._operators = Operators(history, remotes, story)
@@ -301,6 +303,11 @@ def _windows(chance: Random, *, asked_for: bool) -> tuple[str, ...]:
     begins = [chance.randrange(24 * 60) for _ in range(chance.choice((1, 1, 2)))]
     spans = [(begin, (begin + chance.choice((5, 30, 120, 600))) % (24 * 60)) for begin in begins]
     return tuple(f"{_clock(begin)}-{_clock(end)}" for begin, end in spans)
+
+
+def _are_signed(chance: Random, *, asked_for: bool) -> bool:
+    """Draw whether commits must be signed: in every third world, and in each that is to be about that."""
+    return chance.random() > 0.67 or asked_for  # noqa: PLR2004 a third of them
 
 
 def _clock(minute: int) -> str:
