@@ -14,7 +14,7 @@ from metrica_hub.web.arrears import ArrearFigures
 from metrica_hub.web.board import Board
 from metrica_hub.web.broker import BrokerFigures
 from metrica_hub.web.command_figures import CommandFigures
-from metrica_hub.web.expiry import ExpiryFigures
+from metrica_hub.web.expiry import ExpiryFigures, OwnExpiryFigures
 from metrica_hub.web.figures import BranchFigures, RolloutFigures
 from metrica_hub.web.metrics import Metrics
 from metrica_hub.web.series import names
@@ -86,8 +86,9 @@ def _collected() -> Iterable[Metric]:
     RolloutFigures(metrics.registry).rolls_out(_any_rollout())
     branch = BranchFigures(metrics.registry, now_s=float)
     arrears = ArrearFigures(metrics.registry)
-    expiry = ExpiryFigures(metrics.registry)
-    return [*metrics.registry.collect(), *branch.describe(), *arrears.describe(), *expiry.describe()]
+    expiry, own = ExpiryFigures(metrics.registry), OwnExpiryFigures(metrics.registry)
+    absent = (*branch.describe(), *arrears.describe(), *expiry.describe(), *own.describe())
+    return [*metrics.registry.collect(), *absent]
 
 
 def _any_rollout() -> Rollout:

@@ -121,7 +121,14 @@ def enrolled(folder: Path, hub: Address, token: str, disk: Disk | None = None) -
     _require_ours(answer.certificate, answer.authority, key)
     disk.replace("enrol", pair / CERTIFICATE, answer.certificate.encode())
     disk.replace("enrol", folder / AUTHORITY, answer.authority.encode())
-    known = Hub(url=hub.url, fleet=answer.fleet, device=answer.device, bus=answer.bus, remotes=answer.remotes)
+    known = Hub(
+        url=hub.url,
+        fleet=answer.fleet,
+        device=answer.device,
+        bus=answer.bus,
+        remotes=answer.remotes,
+        branch=answer.branch,
+    )
     disk.replace("enrol", folder / HUB, msgspec.json.encode(known))
     disk.point("enrol", folder / NEXT, f"{PAIRS}/{name}")
     promote(folder, disk)

@@ -6,6 +6,7 @@ and from then on, before the certificate ends, by a signature of the key that it
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Final
 
 import msgspec
@@ -22,6 +23,11 @@ WORD_PATTERN: Final = r"^mte_[A-Za-z0-9_-]{43}$(?!\n)"
 FINGERPRINT_PATTERN: Final = r"^[0-9a-f]{64}$(?!\n)"
 MAX_PEM: Final = 8192
 """Characters of a request or certificate; ours have 500."""
+
+RENEWAL_BEGINS: Final = 2 / 3
+"""Of a certificate's life, and it is to be renewed ..."""
+RENEWAL_SPREAD: Final = 1 / 12
+"""... or so much later, by chance: a fleet that was enrolled in one go does not ask in one."""
 
 _PURPOSE: Final = b"metrica-renewal 1\n"
 
@@ -64,6 +70,8 @@ class Enrolled(msgspec.Struct, frozen=True, kw_only=True):
     bus: BusAddress
     remotes: tuple[str, ...] = ()
     """Of the fleet repository, for devices; empty: a person says it."""
+    branch: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] = "main"
+    """Which branch devices follow."""
 
 
 class Renewal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,3 +93,13 @@ class Renewed(msgspec.Struct, frozen=True, kw_only=True):
 def renewal_text(csr: str) -> bytes:
     """Return what the present key signs, so that the signature is good for nothing else."""
     return _PURPOSE + csr.encode()
+
+
+def renewal_due(not_before: datetime, not_after: datetime, chance: float) -> datetime:
+    """Return when a certificate is to be followed by the next; ``chance`` is from [0, 1)."""
+    return not_before + (not_after - not_before) * (RENEWAL_BEGINS + RENEWAL_SPREAD * chance)
+
+
+def chance_of(serial: str) -> float:
+    """Return the chance of one certificate, from its serial in hexadecimal: drawn when that was."""
+    return int(serial[-6:] or "0", 16) / 0x1000000

@@ -187,7 +187,7 @@ def assembled(parts: Settings, writers: Pool, readers: Pool) -> Hub:
     if member is not None:
         loops.append(member.run)
     door = admission(parts, readers)
-    papers = enrolling(parts, readers, door.gate, door.audit, chance)
+    papers = enrolling(parts, readers, door.gate, door.audit, registry=metrics.registry, chance=chance)
     loops += papers.loops
     around = Around(
         fleet,

@@ -58,7 +58,8 @@ class Bus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     password_file: Text | None = None
     """A file that holds the password, readable for the hub alone."""
     certificate_file: Text | None = None
-    """The hub's own certificate, for a broker on another machine, by TLS 1.3; its name is ``hub``."""
+    """The hub's own certificate, for a broker on another machine, by TLS 1.3; its name is ``hub``. A hub that
+    holds the authority which signed it renews it by itself, for the same key."""
     certificate_key_file: Text | None = None
     """The key of that certificate."""
     ca_file: Text | None = None

@@ -52,6 +52,7 @@ class Hub(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     bus: BusAddress
     remotes: tuple[str, ...] = ()
+    branch: str = "main"
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -6,17 +6,14 @@ without a clock is the broker's own word that the certificate has ended.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final, Literal
 
 from metrica_agent.decisions.value import Value
+from metrica_fleet.enrolment import renewal_due
 
 LOOK_S: Final = 3600.0
 """Between looks at the certificate, whatever is in it."""
-BEGINS: Final = 2 / 3
-"""Of a certificate's life, and it is to be renewed ..."""
-SPREAD: Final = 1 / 12
-"""... or so much later, by chance: a fleet that was enrolled in one go does not ask in one."""
 AGAIN_BASE_S: Final = 300.0
 AGAIN_CAP_S: Final = 86_400.0
 
@@ -96,23 +93,12 @@ def _by_the_clock(facts: Facts, papers: Papers) -> Rest | Ask:
         return Rest(until_s=later_s, why="no-clock")
     if facts.wall < papers.not_before:
         return Rest(until_s=later_s, why="not-yet-valid")
-    due = due_at(papers, facts.chance)
+    due = renewal_due(papers.not_before, papers.not_after, facts.chance)
     if facts.wall >= due:
         return Ask(why=f"the certificate ends at {papers.not_after.isoformat(timespec='seconds')}")
     return Rest(until_s=facts.now_s + min(LOOK_S, (due - facts.wall).total_seconds()), why="good")
 
 
-def due_at(papers: Papers, chance: float) -> datetime:
-    """Return when a certificate is to be renewed."""
-    life: timedelta = papers.not_after - papers.not_before
-    return papers.not_before + life * (BEGINS + SPREAD * chance)
-
-
 def pause_s(attempts: int, chance: float) -> float:
     """Return how long to wait after so many attempts in vain."""
     return min(AGAIN_CAP_S, AGAIN_BASE_S * 2.0 ** min(attempts - 1, 32)) * (0.75 + chance / 2)
-
-
-def chance_of(serial: str) -> float:
-    """Return the chance of one certificate: drawn when its serial was."""
-    return int(serial[-6:] or "0", 16) / 0x1000000

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
-from metrica_agent.decisions.renewing import Ask, Facts, Prove, Refused, Rest, chance_of, decide
+from metrica_agent.decisions.renewing import Ask, Facts, Prove, Refused, Rest, decide
 from metrica_agent.decisions.world import Saying
 from metrica_agent.pulse import Pulse
+from metrica_fleet.enrolment import chance_of
 from metrica_fleet.errors import FleetError, NotNow
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ mirror       the Git repository whose branch the fleet follows
 post         who is told of events by HTTP
 key          the hub's own key, by ssh-keygen
 signatures   whose signature an order carries, by ssh-keygen
-authority    who devices are to the broker, by cryptography
+authority    who devices and the hub are to the broker, by cryptography
 
 Here itself is what several of them need: work that blocks and can't be interrupted, in a thread that does not keep the
 process from ending. Not asyncio's executor, nor libuv's pool: both are joined at the end, so one server that says

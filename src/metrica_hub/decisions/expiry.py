@@ -1,7 +1,7 @@
 """Whose certificate ends soon, although a device renews it by itself long before.
 
 A device asks for its next certificate between two thirds and three quarters of the present one's life
-(``metrica_agent/decisions/renewing.py``). So one that has less than a sixth left, or 14 days where it lives for longer
+(``metrica_fleet/enrolment.py``). So one that has less than a sixth left, or 14 days where it lives for longer
 than 84, was not renewed although its device tried for weeks, or was away for as long.
 """
 

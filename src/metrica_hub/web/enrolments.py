@@ -102,6 +102,7 @@ class Terms:
     fleet: str
     bus: BusAddress
     remotes: tuple[str, ...]
+    branch: str
     token: timedelta
     certificate: timedelta
 
@@ -286,6 +287,7 @@ class EnrolmentResource:
                 authority=await authority.certificate(),
                 bus=terms.bus,
                 remotes=terms.remotes,
+                branch=terms.branch,
             )
         )
 

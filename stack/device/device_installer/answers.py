@@ -17,6 +17,8 @@ _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 """As metrica_fleet.identity has it, which is not installed yet."""
 TLS_PORT: Final = 8883
 PLAIN_PORT: Final = 1883
+BRANCH: Final = "main"
+"""What an agent follows where its settings name no branch."""
 
 
 class Refused(Exception):
@@ -59,7 +61,7 @@ class Answers:
         }
 
     def _general(self) -> dict[str, str | int | list[str] | None]:
-        branch: dict[str, str | int | list[str]] = {"git.branch": self.branch} if self.branch != "main" else {}
+        branch: dict[str, str | int | list[str]] = {"git.branch": self.branch} if self.branch != BRANCH else {}
         return {
             "fleet": self.fleet,
             "device": self.device,
@@ -86,7 +88,7 @@ def answered(flags: Namespace, *, may_ask: bool) -> Answers:
         fleet=fleet,
         device=device,
         remotes=remotes,
-        branch=flags.branch,
+        branch=flags.branch or BRANCH,
         bus_host=host,
         bus_port=flags.bus_port or (TLS_PORT if ca else PLAIN_PORT),
         bus_username=flags.bus_username or device,
@@ -107,6 +109,7 @@ def enrolled(flags: Namespace, folder: Path, *, may_ask: bool) -> Answers | None
     try:
         said = json.loads(file.read_text(encoding="utf-8"))
         remotes: list[str] = said.get("remotes") or []
+        branch = said.get("branch") or BRANCH
         fleet, device, host, port = said["fleet"], said["device"], said["bus"]["host"], said["bus"]["port"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise Refused(f"{file} can't be read ({error}): enrol again, by a new line of metrica device add.") from error
@@ -115,7 +118,7 @@ def enrolled(flags: Namespace, folder: Path, *, may_ask: bool) -> Answers | None
         fleet=_name(str(fleet), "fleet"),
         device=_name(str(device), "device"),
         remotes=flags.git or list(remotes) or ask.text("--git", "Address of the fleet repository").split(),
-        branch=flags.branch,
+        branch=flags.branch or str(branch),
         bus_host=flags.bus_host or str(host),
         bus_port=flags.bus_port or int(port),
         bus_username="",

@@ -143,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--fleet", metavar="NAME")
     own.add_argument("--device", metavar="NAME", help="its file in the fleet repository: devices/NAME.toml")
     own.add_argument("--git", action="append", metavar="URL", help="the fleet repository; again for a second remote")
-    own.add_argument("--branch", default="main", metavar="NAME")
+    own.add_argument("--branch", metavar="NAME", help="default: what the hub says that enrols, else main")
     own.add_argument("--bus-host", metavar="HOST", help="the MQTT broker")
     own.add_argument("--bus-port", type=int, metavar="PORT", help="default: 8883 with --bus-ca, else 1883")
     own.add_argument("--bus-username", metavar="NAME", help="default: the device's name")

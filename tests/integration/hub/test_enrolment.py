@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import shlex
 import shutil
 import ssl
@@ -19,10 +20,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.fixtures.agent import until
+from tests.fixtures.broker import HOST
 from tests.fixtures.git_servers import certificate
 from tests.fixtures.papers import PaperFleet
 
-from metrica_agent.adapters.papers import CERTIFICATE, KEY, papers_of
+from metrica_agent.adapters.papers import CERTIFICATE, HUB, KEY, papers_of
 from metrica_agent.durable import Disk
 from metrica_agent.enrolling import Address, enrolled, renewed
 from metrica_fleet.errors import FleetError, NotNow, Unusable
@@ -34,7 +36,7 @@ from metrica_hub.adapters.store.pool import open_connection
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
 
-    from tests.fixtures.database import Cluster
+    from tests.fixtures.database import Cluster, Database
 
     from metrica_agent.adapters.papers import Hub as Known
 
@@ -337,6 +339,14 @@ def test_a_broker_whose_certificate_is_not_valid_yet_is_waited_for(fleet: PaperF
         fleet.broker_certificate()
         fleet.read_again()
     until(lambda: connects(fleet, "in-1970", folder), within_s=20, what="it did not recover")
+
+
+def test_a_device_is_told_the_branch_that_the_hub_follows(database: Database, tmp_path: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    named = {"METRICA_HUB_GIT_URL": f"git://{HOST}:1/none", "METRICA_HUB_GIT_BRANCH": "field"}
+    with PaperFleet(tmp_path / "hub", database.url, settings=named) as fleet:
+        assert fleet.enrolled("pi-01", tmp_path / "pi").branch == "field"
+        assert json.loads((tmp_path / "pi" / HUB).read_bytes())["branch"] == "field"
 
 
 def test_papers_are_read_as_openssl_prints_them(fleet: PaperFleet, tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ its own, and everything is installed for real, in ./scripts/rehearse agent.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -171,3 +173,33 @@ def test_what_is_missing_is_said_in_one_sentence_before_anything_is_touched(flag
     assert done.stderr.startswith("✘ ")
     assert done.stderr.count("\n") == 1
     assert says in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "flags", "followed"),
+    [
+        ({"branch": "field"}, [], "field"),
+        ({"branch": "field"}, ["--branch", "bench"], "bench"),
+        ({"branch": "main"}, [], None),
+        ({}, [], None),
+        ({}, ["--branch", "bench"], "bench"),
+    ],
+)
+def test_an_enrolled_device_follows_the_branch_that_the_hub_said_unless_a_flag_says_another(
+    tmp_path: Path, said: dict[str, str], flags: list[str], followed: str | None
+) -> None:
+    hub = {"fleet": "farm", "device": "pi", "bus": {"host": "b", "port": 8883}, "remotes": ["https://git/f"], **said}
+    (tmp_path / "hub.json").write_text(json.dumps(hub))
+    script = (
+        "import json, sys\n"
+        "from pathlib import Path\n"
+        "from device_installer import answers, command_line\n"
+        "flags = command_line._parser().parse_args(sys.argv[2:])\n"
+        "found = answers.enrolled(flags, Path(sys.argv[1]), may_ask=False)\n"
+        "print(json.dumps(found.settings()))\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path), *flags]
+    done = subprocess.run(command, cwd=DEVICE, capture_output=True, text=True, check=True, timeout=60)
+    settings = json.loads(done.stdout)
+    assert settings.get("git.branch") == followed
+    assert settings["git.remotes"] == ["https://git/f"]

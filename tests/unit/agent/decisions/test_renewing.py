@@ -16,11 +16,10 @@ from metrica_agent.decisions.renewing import (
     Papers,
     Prove,
     Rest,
-    chance_of,
     decide,
-    due_at,
     pause_s,
 )
+from metrica_fleet.enrolment import chance_of, renewal_due
 
 BEGIN = datetime(2026, 11, 1, tzinfo=UTC)
 PAPERS = Papers(serial="4f00ab", not_before=BEGIN, not_after=BEGIN + timedelta(days=90))
@@ -93,12 +92,12 @@ def test_a_wrong_clock_never_makes_the_device_ask_more_often_than_its_patience(
         assert facts.now_s >= tried_s + pause_s(attempts, chance)
     if isinstance(step, Ask):
         assert wall is not None
-        assert wall >= due_at(PAPERS, chance)
+        assert wall >= renewal_due(PAPERS.not_before, PAPERS.not_after, chance)
 
 
 @given(st.floats(0, 1, exclude_max=True))
 def test_it_begins_after_two_thirds_and_leaves_a_fifth(chance: float) -> None:
-    due = due_at(PAPERS, chance)
+    due = renewal_due(PAPERS.not_before, PAPERS.not_after, chance)
     assert BEGIN + timedelta(days=60) <= due <= BEGIN + timedelta(days=72)
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrica_agent.decisions.renewing import Papers, due_at
+from metrica_fleet.enrolment import renewal_due
 from metrica_hub.decisions.expiry import Term, outlook, told_at
 from metrica_hub.decisions.identity import GRACE
 
@@ -43,5 +43,4 @@ def test_where_there_is_no_certificate_nothing_is_told() -> None:
 @given(st.timedeltas(timedelta(seconds=6), timedelta(days=3660)), st.floats(0, 1, exclude_max=True))
 def test_nobody_is_told_before_the_device_has_asked(life: timedelta, chance: float) -> None:
     one = term("a", life, life)
-    papers = Papers(serial="1", not_before=one.not_before, not_after=one.not_after)
-    assert due_at(papers, chance) < told_at(one)
+    assert renewal_due(one.not_before, one.not_after, chance) < told_at(one)

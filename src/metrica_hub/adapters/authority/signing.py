@@ -1,20 +1,16 @@
 """The fleet's certificate authority: its certificate, its key, and the list of what it took back, a file each.
 
-It signs who a device is to the broker, and nothing else: no order, no gate, no commit. Nothing else here knows
-``cryptography``. The key is read when it is used, and kept by nobody.
+It signs who a device is to the broker, and nothing else: no order, no gate, no commit. The key is read when it is used,
+and kept by nobody.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import os
-import tempfile
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from cryptography import x509
@@ -32,11 +28,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from metrica_fleet.enrolment import renewal_text
 from metrica_fleet.errors import NotNow
+from metrica_hub.adapters.authority.files import put
 from metrica_hub.decisions.identity import CRL_LASTS, Issued, life_of
 from metrica_hub.errors import Invalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
 LASTS: Final = timedelta(days=7300)
 """Of the authority itself."""
@@ -118,6 +116,18 @@ class Authority:
         """Return a certificate of ``name`` with a key of its own: for the hub itself, or an operator."""
         return await self._aside(partial(self._lent, name, life_of(now, lasts)))
 
+    async def prolonged(self, certificate: bytes, lasts: timedelta, now: datetime) -> bytes:
+        """Return one, PEM, of the same name and key as ``certificate``, which this authority has signed.
+
+        Raises:
+            Invalid: it has not.
+        """
+        return await self._aside(partial(self._prolonged, certificate, life_of(now, lasts)))
+
+    async def signed_this(self, certificate: bytes) -> bool:
+        """Whether ``certificate``, PEM, is one that this authority has signed, whether or not it has ended."""
+        return await self._aside(partial(self._signed_this, certificate))
+
     async def in_force(self) -> InForce:
         """Return what the list says that is there."""
         return await self._aside(self._in_force)
@@ -198,8 +208,8 @@ class Authority:
             .sign(key, hashes.SHA256())
         )
         # The key first: a certificate without it would look like an authority that lost its key.
-        _put(files.key, _pem(key), 0o600)
-        _put(files.certificate, made.public_bytes(Encoding.PEM), 0o644)
+        put(files.key, _pem(key), 0o600)
+        put(files.certificate, made.public_bytes(Encoding.PEM), 0o644)
         return True
 
     def _certificate(self) -> x509.Certificate:
@@ -239,6 +249,22 @@ class Authority:
         key = ec.generate_private_key(_CURVE)
         return Pair(self._signed(name, key.public_key(), life).public_bytes(Encoding.PEM), _pem(key))
 
+    def _prolonged(self, certificate: bytes, life: tuple[datetime, datetime]) -> bytes:
+        present = _loaded(certificate.decode(errors="replace"))
+        names, key = present.subject.get_attributes_for_oid(NameOID.COMMON_NAME), present.public_key()
+        if not self._signed_this(certificate):
+            raise Invalid("another authority has signed it", pointer="/certificate")
+        if len(names) != 1 or not isinstance(key, ec.EllipticCurvePublicKey):
+            raise Invalid("it has no one name, or its key is none of an elliptic curve", pointer="/certificate")
+        return self._signed(str(names[0].value), key, life).public_bytes(Encoding.PEM)
+
+    def _signed_this(self, certificate: bytes) -> bool:
+        try:
+            _loaded(certificate.decode(errors="replace")).verify_directly_issued_by(self._certificate())
+        except (Invalid, ValueError, TypeError, InvalidSignature):
+            return False
+        return True
+
     def _in_force(self) -> InForce:
         try:
             found = x509.load_pem_x509_crl(self._files.crl.read_bytes())
@@ -262,7 +288,7 @@ class Authority:
         for serial, at in revoked.items():
             one = x509.RevokedCertificateBuilder().serial_number(int(serial, 16)).revocation_date(at)
             made = made.add_revoked_certificate(one.build())
-        _put(self._files.crl, made.sign(self._key(), hashes.SHA256()).public_bytes(Encoding.PEM), 0o644)
+        put(self._files.crl, made.sign(self._key(), hashes.SHA256()).public_bytes(Encoding.PEM), 0o644)
 
     def _unusable(self, why: str) -> NotNow:
         return NotNow(f"the fleet's authority can't be used: {why}", reason="authority-unusable")
@@ -322,26 +348,3 @@ def _issuer_of(own: x509.Certificate) -> x509.AuthorityKeyIdentifier:
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _put(path: Path, content: bytes, mode: int) -> None:
-    """Write a file whole, in the old one's place, and on the disk."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    new = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        new.replace(path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            new.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
