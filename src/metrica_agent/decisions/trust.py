@@ -11,7 +11,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from metrica_agent.decisions.steps import Settle
-from metrica_agent.decisions.world import Desired, Memory, Saying, Trust
+from metrica_agent.decisions.world import Desired, Memory, Saying, Trust, Value
 from metrica_fleet.errors import Unusable
 from metrica_fleet.identity import CommitId, short
 from metrica_fleet.signers import COMMITS, signers_in, who_may_sign
@@ -28,6 +28,25 @@ def signers_in_force(memory: Memory, own_file: str | None) -> str | None:
     if memory.trust is not None:
         return memory.trust.signers
     return own_file if memory.signers is None else memory.signers
+
+
+class Proof(Value, frozen=True, kw_only=True):
+    """By what an agent on trial shows that it can tell whose a commit is: the next one has to pass by that."""
+
+    signers: str
+    """The ``allowed_signers`` in force."""
+    accepted: CommitId | None
+    """The commit accepted last: what comes after it is to be signed by them, or by whom they let in on the way."""
+    is_handover: bool
+    """Whether that commit put these signers in force: it is signed by those before, who may be among them no more."""
+
+
+def proof_by(memory: Memory) -> Proof:
+    """Return the proof for a device where commits must be signed."""
+    if memory.trust is None:
+        return Proof(signers="", accepted=memory.accepted, is_handover=False)
+    is_handover = memory.trust.since is not None and memory.trust.since == memory.accepted
+    return Proof(signers=memory.trust.signers, accepted=memory.accepted, is_handover=is_handover)
 
 
 def founded(memory: Memory, own_file: str) -> Settle:

@@ -14,6 +14,7 @@ import structlog
 from metrica_agent.decisions import starting, stopping, upgrading
 from metrica_agent.decisions.standing import Standing, standing
 from metrica_agent.decisions.strain import SLOWER, in_words, rebased
+from metrica_agent.decisions.trust import Proof, proof_by
 from metrica_agent.decisions.world import Desired, Release, Saying, Stamp, Stopped
 from metrica_agent.pulse import Pulse
 from metrica_agent.tasks import beginning
@@ -154,6 +155,7 @@ class _Device:
             remotes=parts.remotes,
             try_fetch=parts.try_fetch or _no_fetch,
             have=self._runs,
+            proof=self._proof,
             chance=parts.chance,
             on_change=self._changed,
             pulse=pulses["upgrade"],
@@ -447,6 +449,9 @@ class _Device:
         confirmed = self.convergence.memory.confirmed
         return confirmed.commit if confirmed is not None else None
 
+    def _proof(self) -> Proof | None:
+        return None if self._parts.own_signers is None else proof_by(self.convergence.memory)
+
     def _given(self) -> CommitId | None:
         candidate = self._offer.candidate
         return None if candidate is None else candidate.commit
@@ -494,8 +499,8 @@ def _stopped(stop: Stopped | None) -> StopStanding | None:
     return StopStanding(number=stop.number, level=obeyed.stop.level, source=obeyed.source, done=stop.done)
 
 
-async def _no_fetch(url: str, have: CommitId | None, /, *, within_s: float) -> None:
-    del url, have, within_s
+async def _no_fetch(url: str, have: CommitId | None, /, *, proof: Proof | None = None, within_s: float) -> None:
+    del url, have, proof, within_s
     raise NotNow("this device shows nobody that it can fetch", reason="git-unproven")
 
 

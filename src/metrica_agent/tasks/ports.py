@@ -10,6 +10,7 @@ from metrica_agent.decisions.orders import Failed, Given
 from metrica_agent.decisions.steps import AgentVersions, Clean, Cleaned, WallTime
 from metrica_agent.decisions.strain import Need
 from metrica_agent.decisions.trial import Watch
+from metrica_agent.decisions.trust import Proof
 from metrica_agent.decisions.world import (
     Decision,
     Deployed,
@@ -165,8 +166,10 @@ class Versions(Protocol):
 class TryFetch(Protocol):
     """Fetches what a remote has now as a new commit is fetched, and throws it away."""
 
-    async def __call__(self, url: str, have: CommitId | None, /, *, within_s: float) -> object:
-        """Fetch what came after ``have``. Raises FleetError."""
+    async def __call__(
+        self, url: str, have: CommitId | None, /, *, proof: Proof | None = None, within_s: float
+    ) -> object:
+        """Fetch what came after ``have``, and verify whose it is by ``proof``. Raises FleetError."""
         ...
 
 

@@ -9,6 +9,7 @@ import structlog
 
 from metrica_agent.decisions import guarding, upgrading
 from metrica_agent.decisions.steps import OnTrial
+from metrica_agent.decisions.trust import Proof
 from metrica_agent.decisions.upgrading import Undecided, Verdict
 from metrica_agent.pulse import Pulse
 from metrica_agent.tasks.ports import TryFetch, Versions
@@ -46,6 +47,8 @@ class UpgradeTask:
     try_fetch: TryFetch
     have: Callable[[], CommitId | None]
     """The commit whose release runs: what is new to Git comes after it."""
+    proof: Callable[[], Proof | None]
+    """By what it shows that it can tell whose a commit is; ``None``: commits need no signature."""
     chance: Callable[[], float]
     on_change: Callable[[], None]
     """Called when something is decided: the converge loop may go on."""
@@ -121,7 +124,7 @@ class UpgradeTask:
             within_s = upgrading.fetch_within(end_s, self.clock.now_s())
             self.pulse.back_within(within_s + guarding.DISK_S, "fetches, to show that it can")
             try:
-                await self.try_fetch(url, self.have(), within_s=within_s)
+                await self.try_fetch(url, self.have(), proof=self.proof(), within_s=within_s)
             except FleetError as error:
                 log.warning("trial_fetch_failed", reason=error.reason, error=error.message)
                 self._not_fetched = f"{error.message} ({error.reason})"

@@ -16,6 +16,7 @@ from tests.fixtures.signing import Person, allowed, made_by_hand, merged, signed
 from metrica_agent import signatures
 from metrica_agent.adapters.git import GitMirror, trust
 from metrica_agent.decisions.lineage import Relation
+from metrica_agent.decisions.trust import Proof
 from metrica_fleet.errors import NotNow, Unusable
 from metrica_fleet.identity import CommitId
 
@@ -353,3 +354,62 @@ def _raw(fleet: Repository, commit: CommitId) -> bytes:
 def _with_signature(payload: bytes, armoured: bytes) -> bytes:
     head, end, message = payload.partition(b"\n\n")
     return head + b"\ngpgsig " + armoured.replace(b"\n", b"\n ") + end + message
+
+
+# --- what an agent on trial shows -------------------------------------------------------------------------------------
+
+
+async def shown(device: Device, *, is_handover: bool = False) -> CommitId:
+    """Fetch into nothing, as an agent on trial does that a signed commit brought."""
+    proof = Proof(signers=device.signers, accepted=device.have, is_handover=is_handover)
+    return await device.mirror.try_fetch(str(device.fleet.bare), device.have, proof=proof, within_s=60)
+
+
+async def test_a_fetch_into_nothing_verifies_what_the_next_commit_has_to_pass(
+    device: Device, alice: Person, bob: Person
+) -> None:
+    first = signed(device.fleet, {"allowed_signers": allowed(alice)}, by=alice)
+    await device.offered(first)
+    assert await shown(device) == first
+    signed(device.fleet, {"allowed_signers": allowed(bob)}, by=alice)
+    last = signed(device.fleet, {"fleet.toml": "2"}, by=bob)
+    assert await shown(device) == last
+    await device.offered(last)
+    assert await shown(device) == last
+
+
+async def test_a_head_that_is_to_be_refused_is_no_fault_of_the_agent_that_can_verify_the_accepted_commit(
+    device: Device, alice: Person, mallory: Person
+) -> None:
+    await device.offered(signed(device.fleet, {"fleet.toml": "1"}, by=alice))
+    for by in (None, mallory):
+        evil = signed(device.fleet, {"fleet.toml": "evil"}, by=by)
+        assert await shown(device) == evil
+
+
+async def test_a_commit_that_handed_over_to_others_is_verified_although_its_signer_is_out(
+    device: Device, alice: Person, bob: Person
+) -> None:
+    commit = signed(device.fleet, {"allowed_signers": allowed(bob)}, by=alice)
+    await device.offered(commit)
+    assert await shown(device, is_handover=True) == commit
+    with pytest.raises(Unusable) as caught:
+        await shown(device)
+    assert caught.value.reason == "signer-unknown"
+
+
+async def test_an_agent_that_can_not_verify_shows_nothing(
+    device: Device, alice: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await device.offered(signed(device.fleet, {"fleet.toml": "1"}, by=alice))
+    monkeypatch.setattr(signatures, "PATH", "/nonexistent")
+    with pytest.raises(NotNow) as caught:
+        await shown(device, is_handover=True)
+    assert caught.value.reason == "signatures-unverifiable"
+
+
+async def test_an_accepted_commit_that_nobody_signed_shows_nothing(device: Device) -> None:
+    device.have = signed(device.fleet, {"fleet.toml": "1"}, by=None)
+    with pytest.raises(Unusable) as caught:
+        await shown(device, is_handover=True)
+    assert caught.value.reason == "signature-missing"

@@ -16,12 +16,14 @@ from metrica_agent.adapters.git.nursery import Nursery
 from metrica_agent.adapters.git.poll import line_to
 from metrica_agent.adapters.git.remote import Remote
 from metrica_agent.decisions.lineage import Relation
+from metrica_agent.decisions.trust import DISTRUSTED
 from metrica_fleet.errors import NotNow, Ours, Unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from metrica_agent.adapters.git.poll import Line
+    from metrica_agent.decisions.trust import Proof
     from metrica_fleet.identity import CommitId
 
 Isolation = Literal["process", "thread"]
@@ -138,16 +140,21 @@ class GitMirror:
             return answer.relation
         raise _unexpected(answer)
 
-    async def try_fetch(self, url: str, have: CommitId | None, *, within_s: float) -> CommitId:
+    async def try_fetch(
+        self, url: str, have: CommitId | None, *, proof: Proof | None = None, within_s: float
+    ) -> CommitId:
         """Fetch what ``url`` has now, as any new commit is fetched, into a mirror that is thrown away; return it.
 
         That shows that this agent can be brought another commit. With ``have`` it is that commit first, and then what
-        came after it; a remote that does not give so much gives the newest commit alone. The mirror stays as it is. At
-        most half of what is free on the disk is taken.
+        came after it; a remote that does not give so much gives the newest commit alone. With ``proof`` it shows that
+        this agent can tell whose a commit is: what came is signed by whom ``proof`` asks for, or where it is not, and
+        so will be refused, the accepted commit is. The mirror stays as it is. At most half of what is free on the disk
+        is taken.
 
         Args:
             url: The remote.
             have: A commit that came before, if one is known.
+            proof: What signatures are measured by; ``None``: commits need none.
             within_s: The deadline, for all of it.
 
         Raises:
@@ -157,12 +164,14 @@ class GitMirror:
             async with asyncio.timeout(within_s):
                 commit = await self.head(url)
                 async with self._one_at_a_time:
-                    await self._fetch_in_vain(url, commit, have if have != commit else None, within_s)
+                    await self._fetch_in_vain(url, commit, have if have != commit else None, proof, within_s)
         except TimeoutError:
             raise troubles.timed_out(Remote(url), "a fetch", within_s) from None
         return commit
 
-    async def _fetch_in_vain(self, url: str, commit: CommitId, have: CommitId | None, within_s: float) -> None:
+    async def _fetch_in_vain(
+        self, url: str, commit: CommitId, have: CommitId | None, proof: Proof | None, within_s: float
+    ) -> None:
         # An agent of any age clears this place before it fetches: it is where a mirror is made anew.
         scratch = leftovers.beside(self._path, "new")
         try:
@@ -174,7 +183,7 @@ class GitMirror:
                 url=url,
                 commit=commit,
                 have=have,
-                signers=None,  # those in force now need not be those by whom this commit was judged
+                signers=None,  # what comes after ``have`` may be signed by those before the ones of ``proof``
                 ssh=self._ssh,
                 ca_file=self._ca_file,
                 bounds=structs.replace(self._bounds, fetch_s=within_s, fetch_bytes=most),
@@ -187,11 +196,33 @@ class GitMirror:
                     raise
                 await _in_thread(lambda: _emptied(scratch))
                 await self._answered(structs.replace(order, have=None), what)
+            if proof is not None:
+                await self._proven(order, proof, what)
         except OSError as error:
             raise troubles.from_os_error(Remote(url), error) from error
         finally:
             with suppress(OSError):  # the next fetch clears it, and says what is in the way
                 await _in_thread(lambda: leftovers.remove(scratch))
+
+    async def _proven(self, order: orders.Fetch, proof: Proof, what: str) -> None:
+        """Verify what ``order`` brought, in its mirror; where that will not do, the commit accepted before it."""
+        before = proof.accepted if proof.accepted != order.commit else None
+        signed = structs.replace(order, have=before, signers=proof.signers)
+        if before is not None:
+            try:
+                answer = await self._answered(signed, what)
+            except Unusable as error:
+                if error.reason not in DISTRUSTED:
+                    raise
+            else:
+                if isinstance(answer, orders.Related) and answer.relation is Relation.FORWARD:
+                    return
+            signed = structs.replace(signed, commit=before, have=None)
+        try:
+            await self._answered(signed, what)
+        except Unusable as error:
+            if not (proof.is_handover and error.reason == "signer-unknown"):
+                raise
 
     async def read(self, commit: CommitId, paths: Sequence[str]) -> dict[str, bytes]:
         """Return the content of those of ``paths`` that are in ``commit``.
