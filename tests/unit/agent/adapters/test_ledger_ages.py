@@ -158,3 +158,44 @@ async def test_what_is_not_for_it_any_more_an_agent_leaves_alone(tmp_path: Path)
     with pytest.raises(Unusable, match="written by a newer agent") as refused:
         await Ledger.open(path)
     assert refused.value.reason == "ledger-too-new"
+
+
+MONTHS = 24
+
+
+async def test_two_years_of_versions_in_one_chain_each_gone_back_from_once_lose_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the first schema through all there are, and on by one a month; each month the agent before runs again."""
+    path, known = tmp_path / "agent.sqlite", opening.MIGRATIONS
+    later = tuple(
+        f"ALTER TABLE life ADD COLUMN month_{n} INTEGER NOT NULL DEFAULT {n};"
+        f" ALTER TABLE outbox ADD COLUMN month_{n} TEXT NOT NULL DEFAULT 'new';"
+        f" CREATE TABLE of_month_{n} (number INTEGER PRIMARY KEY, document BLOB NOT NULL) STRICT"
+        for n in range(MONTHS)
+    )
+    await asyncio.to_thread(of_old, path, 1)
+
+    async def lives(versions: int, say: str) -> None:
+        monkeypatch.setattr(opening, "MIGRATIONS", (*known, *later)[:versions])
+        ledger = await Ledger.open(path)
+        assert not ledger.opened.fresh
+        told = [one.message for one in await ledger.unsent(0, 1000) if isinstance(one, Event)]
+        assert told == said
+        assert ledger.memory() == remembers[-1]
+        remembers.append(Memory(accepted=COMMITS[len(said) % 10]))
+        await ledger.record(STAMP, memory=remembers[-1], sayings=[saying(say)])
+        await ledger.close()
+        said.append(say)
+
+    said, remembers = [f"event {number}" for number in range(5)], [remembered(path)]
+    for versions in range(NEWEST, NEWEST + MONTHS + 1):
+        await lives(versions, f"of version {versions}")
+        if versions > NEWEST:
+            await lives(versions - 1, f"back from version {versions}")
+            await lives(versions, f"version {versions} again")
+    ledger = await Ledger.open(path)
+    numbers = [one.seq for one in await ledger.unsent(0, 1000)]
+    await ledger.close()
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    assert schema_of(path) == NEWEST + MONTHS
