@@ -13,7 +13,7 @@ from dulwich.repo import Repo
 from metrica_fleet.identity import CommitId
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 _BRANCH: Final = Ref(b"refs/heads/main")
@@ -39,9 +39,10 @@ class Lost:
 class Commits:
     """The fleet repository, as its operators push to it."""
 
-    def __init__(self, path: Path) -> None:
-        """Go on with the repository at ``path``, or begin it."""
+    def __init__(self, path: Path, *, sign: Callable[[bytes], bytes] | None = None) -> None:
+        """Go on with the repository at ``path``, or begin it; ``sign`` returns the signature of a commit."""
         self.path = path
+        self._sign = sign
         self._repo = Repo(str(path)) if path.exists() else Repo.init_bare(str(path), mkdir=True, default_branch=b"main")
         self._tip: ObjectID | None = self._repo.refs.as_dict().get(_BRANCH)
         self._known: set[ObjectID] = set()
@@ -73,6 +74,8 @@ class Commits:
         commit.author_time = commit.commit_time = int(time.time())
         commit.author_timezone = commit.commit_timezone = 0
         commit.message = b"a change"
+        if self._sign is not None:
+            commit.gpgsig = self._sign(commit.as_raw_string()).rstrip(b"\n")
         self._add(commit)
         return CommitId(commit.id.decode())
 

@@ -18,6 +18,7 @@ import pytest
 from tests.faults.commits import Commits
 from tests.fixtures.agent import FLEET, Agent, Wiring, until
 from tests.fixtures.agent_versions import Installed, python_program, version
+from tests.fixtures.signing import Person, allowed
 from tests.fixtures.supervisor import Supervisor
 
 from metrica_agent import launcher
@@ -51,6 +52,12 @@ broken = "; from metrica_agent.adapters.git import fetch; del fetch.talk_to; mai
 nursery.BIRTH = nursery.BIRTH.replace("; main()", broken)
 """
 """In the child, where the bytes come in: what polls, reads and exports is left as it is."""
+VERIFY_BROKEN: Final = """
+from metrica_agent.adapters.git import nursery
+broken = "; from metrica_agent import signatures; signatures.PATH = '/nonexistent'; main()"
+nursery._BIRTH = nursery._BIRTH.replace("; main()", broken)
+"""
+"""Where commits must be signed: what it has accepted it reads, and no other would get past it."""
 STOPPED: Final = """
 import os, signal
 from metrica_agent.adapters.systemd import Supervisor
@@ -78,6 +85,7 @@ BAD: Final[dict[str, tuple[str, str]]] = {
     "can not be imported": ("import a_module_that_nobody_has", "not-steady"),
     "does not reach git": (GIT_BROKEN, "git-unreached"),
     "can not fetch": (FETCH_BROKEN, "fetch-failed"),
+    "can not verify": (VERIFY_BROKEN, "fetch-failed"),
 }
 SETTINGS: Final = {
     "guard": {"steady_s": 2.0, "blocked_s": 3.0},
@@ -85,7 +93,7 @@ SETTINGS: Final = {
 }
 TRIAL_S: Final = 120.0
 """Longer than any trial here takes, on a busy machine, too."""
-SILENT_S: Final = 12.0
+SILENT_S: Final = 30.0
 """For those that are over only when their time is."""
 NOWHERE: Final = f"https://127.0.0.1:{NOTHING_LISTENS}/agent"
 AILING: Final = "works, and Git gives no pack for a while"
@@ -101,9 +109,13 @@ class Device:
     wanted: AgentVersion
 
     @classmethod
-    def made(cls, folder: Path, name: str, change: str, trial_s: float) -> Device:
+    def made(cls, folder: Path, name: str, change: str, trial_s: float, signer: Person | None = None) -> Device:
+        """Return one; with a ``signer`` it is one where commits must be signed by that person."""
         folder.mkdir()
-        commits = Commits(folder / "fleet.git")
+        commits = Commits(folder / "fleet.git", sign=None if signer is None else signer.sign)
+        signers = folder / "allowed_signers"
+        signers.write_text("" if signer is None else allowed(signer))
+        trust = {"require_signatures": signer is not None, "allowed_signers_file": str(signers)}
         wiring = Wiring(
             device="pi-01",
             project="none",
@@ -111,15 +123,13 @@ class Device:
             broker_port=NOTHING_LISTENS,
             poll_s=2.0,
             sample_s=30.0,
-            settings={**SETTINGS, "agent_update": {"trial_s": trial_s}},
+            settings={**SETTINGS, "agent_update": {"trial_s": trial_s}, "git": trust},
         )
         installed = Installed(folder / "opt")
         installed.put(launcher.BASE, python_program("from metrica_agent.__main__ import main\nmain()\n"))
         wanted = version("2.0.0", salt=name)
         installed.put(wanted.name, python_program(STARTED.format(change=change)))
-        device = cls(Agent(folder, wiring), installed, commits, wanted)
-        device.push({})
-        return device
+        return cls(Agent(folder, wiring), installed, commits, wanted)
 
     def start(self, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         """Start the launcher, as systemd does."""
@@ -165,16 +175,20 @@ class Device:
 @pytest.mark.timeout(400)
 def test_an_agent_that_works_stays_and_each_that_is_bad_makes_way_for_the_one_before(tmp_path: Path) -> None:
     changes = {"works": "", AILING: "", **{name: change for name, (change, _) in BAD.items()}}
-    silent = {AILING, "does not reach git", "can not fetch"}
+    silent, alice = {AILING, "does not reach git", "can not fetch", "can not verify"}, Person.made(tmp_path, "alice")
+    signers = {"works": alice, "can not verify": alice}
     devices = {
-        name: Device.made(tmp_path / str(n), name, change, SILENT_S if name in silent else TRIAL_S)
+        name: Device.made(tmp_path / str(n), name, change, SILENT_S if name in silent else TRIAL_S, signers.get(name))
         for n, (name, change) in enumerate(changes.items())
     }
+    devices["works"].push({})  # a device that runs already; to the others the agent comes with their first commit
+    wanted = {name: device.want() for name, device in devices.items() if name != "works"}
     with ExitStack() as works, ExitStack() as others:
         for name, device in devices.items():
             stack = works if name == "works" else others
             stack.enter_context(Supervisor(device.start, watchdog_s=10.0, restart_s=0.2))
-        wanted = {name: device.want() for name, device in devices.items()}
+        until(lambda: devices["works"].agent.memory().accepted, what=devices["works"].agent.story)
+        devices["works"].want()
         is_held_against_nobody(devices[AILING])
         stays(devices["works"])
         out_of_reach = devices["works"].want(version("3.0.0", source=NOWHERE))
