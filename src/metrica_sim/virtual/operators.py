@@ -128,10 +128,21 @@ class Operators:
         parents = [self._head] if self._head is not None else []
         for name in also:
             if all(name not in parent.ancestors for parent in parents):
-                parents.append(self.history.commits[name])
+                parents.append(self._caught_up(self.history.commits[name]))
         self._head = self._signed(content, *parents)
         self._told("")
         return self.head
+
+    def _caught_up(self, commit: Commit) -> Commit:
+        """Return what hands the signers of ``commit`` on to today's: else no merge is trusted by who is there."""
+        if not self.history.signed:
+            return commit
+        files = [signers.file_of(generation) for generation in range(self._generation + 1)]
+        known = files.index(commit.content.signers) if commit.content.signers in files else 0
+        for generation in range(known + 1, self._generation + 1):
+            content = replace(commit.content, signers=files[generation])
+            commit = self.history.commit(content, commit, by=signers.who_signs(generation))
+        return commit
 
     def _signed(self, content: Content, *parents: Commit) -> Commit:
         if not self.history.signed:
