@@ -11,7 +11,8 @@ from typing import Final
 from msgspec.structs import replace
 
 from metrica_agent.decisions.steps import Settle
-from metrica_agent.decisions.world import Desired, Memory, Saying, Trust, Value
+from metrica_agent.decisions.value import Value
+from metrica_agent.decisions.world import Desired, Memory, Saying, Trust
 from metrica_fleet.errors import Unusable
 from metrica_fleet.identity import CommitId, short
 from metrica_fleet.signers import COMMITS, signers_in, who_may_sign
