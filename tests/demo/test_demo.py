@@ -287,6 +287,7 @@ def test_a_line_of_the_tutorial_is_found_whatever_its_times_and_nothing_else_is(
     assert missing([line], f"before\n{does_not}\nafter") == line
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("moment", ["Postgres", "Mosquitto on", "the hub on", "Fleet ", "pi-01 confirmed"])
 def test_ctrl_c_at_any_moment_ends_everything(moment: str) -> None:

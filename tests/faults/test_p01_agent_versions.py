@@ -83,6 +83,7 @@ def journaled(installed: Installed, board: Board, wanted: str) -> None:
     pytest.fail("it did not come to rest")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("wanted", [GOOD.name, BAD.name], ids=["good", "bad"])
 def test_every_state_that_a_power_cut_may_leave_starts_an_agent_and_comes_to_rest(

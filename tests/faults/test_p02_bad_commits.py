@@ -239,6 +239,7 @@ def test_the_first_commit_ever_is_bad_and_the_next_one_good(device: Device) -> N
     assert device.agent.told("safe_mode.left")
 
 
+@pytest.mark.long
 def test_what_has_broken_since_it_was_confirmed_does_not_block_the_update_that_mends_it(device: Device) -> None:
     reads = {"volumes": ["${METRICA_DATA}/flag:/flag"], "restart": "always"}
     alive = "test -e /flag/ok && exec sleep 100000; exit 3"

@@ -130,6 +130,7 @@ def test_a_crash_loop_ends_in_safe_mode_which_talks_and_is_left_by_a_newer_commi
     device.serves("two")
 
 
+@pytest.mark.long
 def test_a_crash_loop_in_a_trial_refuses_what_was_on_trial(device: Device, engine: RealEngine) -> None:
     agent = rewired(device)
     device.deploy()
@@ -329,6 +330,7 @@ def test_when_no_release_comes_up_any_more_safe_mode_does(device: Device, hub: H
 # --- when even the safe-mode stack does not -----------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("broken", "reason"),
     [

@@ -269,6 +269,7 @@ async def test_a_pack_that_miscounts_is_found_out(hostile: Hostile, count: int) 
     await refused_pack(hostile, pack.body(count=count), commit, "git-corrupt", "fetch-too-large", "commit-missing")
 
 
+@pytest.mark.long
 async def test_a_folder_of_a_million_names_is_refused(hostile: Hostile) -> None:
     blob = Blob.from_string(b"x")
     entries = [(b"%06d" % number, PLAIN, blob.id) for number in range(1_000_000)]

@@ -274,6 +274,7 @@ async def test_a_pack_beyond_the_bound_is_not_taken(
     assert not (tmp_path / "mirror.git.new").exists()
 
 
+@pytest.mark.long
 async def test_a_pack_that_swells_beyond_memory_is_not_taken(
     server: GitHttpServer, fleet: Repository, tmp_path: Path, make: Make
 ) -> None:
@@ -329,6 +330,7 @@ async def test_a_server_that_sends_another_commit_gives_nothing(
 # --- sudden death ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("rested", "longest_s"), [(False, 0.5), (True, 0.1)], ids=["newborn", "rested"])
 async def test_killed_at_any_moment_the_next_fetch_works(
     server: GitHttpServer, fleet: Repository, tmp_path: Path, make: Make, *, rested: bool, longest_s: float

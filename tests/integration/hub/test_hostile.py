@@ -59,6 +59,7 @@ async def largest_bytes(pid: int, over: asyncio.Event) -> int:
     return largest
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("limit", ["", "message_size_limit 65536"], ids=["no limit in the broker", "as shipped"])
 async def test_one_that_floods_is_named_and_holds_up_nobody(
     limit: str, cluster: Cluster, database: Database, tmp_path: Path

@@ -75,6 +75,7 @@ async def test_a_hub_killed_again_and_again_stores_each_record_once(
     assert_each_once(cluster, database, stream)
 
 
+@pytest.mark.long
 async def test_a_broker_restarted_without_its_disk_costs_nothing_when_the_device_keeps_to_the_contract(
     hub: Hub, broker: Broker, cluster: Cluster, database: Database
 ) -> None:

@@ -190,6 +190,7 @@ def resident_mb(pid: int) -> float:
     return pages * os.sysconf("SC_PAGESIZE") / 2**20
 
 
+@pytest.mark.long
 async def test_a_database_that_stalls_slows_the_broker_and_not_the_hubs_memory(
     hub: Hub, broker: Broker, cluster: Cluster, database: Database
 ) -> None:
@@ -216,6 +217,7 @@ async def test_a_database_that_stalls_slows_the_broker_and_not_the_hubs_memory(
     assert cluster.execute("SELECT stored_seq FROM streams", database.name) == str(count)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_a_database_that_is_slow_makes_the_hub_slower_and_not_larger(
     hub: Hub, broker: Broker, cluster: Cluster, database: Database

@@ -45,6 +45,7 @@ def asked(fleet: PaperFleet, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ago", [timedelta(days=69), timedelta(days=91)], ids=["due", "ended"])
 def test_a_hub_that_holds_the_authority_renews_its_own_certificate_and_connects_with_the_new_one(
     fleet: PaperFleet, ago: timedelta

@@ -97,6 +97,7 @@ async def died(name: str, broker: Broker, connection: int = 1) -> float:
     return time.monotonic()
 
 
+@pytest.mark.long
 async def test_a_death_without_a_last_will_is_known_by_the_age_of_what_was_heard(hub: Hub, broker: Broker) -> None:
     await settled(hub, broker)
     died_s = await died("pi-01", broker)
@@ -117,6 +118,7 @@ async def test_a_death_without_a_last_will_is_known_by_the_age_of_what_was_heard
     await until(lambda: is_shown(hub, "offline", "silent"), within_s=KNOWN_S + 2)
 
 
+@pytest.mark.long
 async def test_a_hub_that_was_away_declares_nobody_dead_and_finds_who_died_meanwhile(hub: Hub, broker: Broker) -> None:
     await settled(hub, broker)
     async with beating("pi-lives", broker.port):

@@ -42,6 +42,7 @@ def test_an_agent_renews_its_certificate_by_itself_and_stays_on_the_bus(database
             assert (papers / CERTIFICATE).read_text() != first
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_by_a_clock_in_1970_nothing_is_renewed_and_what_ended_meanwhile_is_once_the_clock_is_right(
     database: Database, tmp_path: Path

@@ -184,6 +184,7 @@ async def test_a_hub_killed_with_records_in_hand_that_never_comes_back_costs_onl
     assert figures(first)["metrica_hub_duplicate_records_total"] > 0
 
 
+@pytest.mark.long
 @only_one_broker
 async def test_more_gaps_than_a_stream_may_have_are_filled_when_the_hub_that_holds_them_is_dead(
     first: Hub, second: Hub, broker: Broker, cluster: Cluster, database: Database
@@ -198,6 +199,7 @@ async def test_more_gaps_than_a_stream_may_have_are_filled_when_the_hub_that_hol
     assert cluster.execute("SELECT stored_seq, ahead FROM streams", database.name) == f"{count}|{{}}"
 
 
+@pytest.mark.long
 @only_one_broker
 @pytest.mark.parametrize("rules", [()])  # all of a crowd are one user
 def test_a_crowd_with_the_telemetry_of_real_devices_loses_nothing_when_a_hub_is_killed(
