@@ -55,7 +55,7 @@ nursery.BIRTH = nursery.BIRTH.replace("; main()", broken)
 VERIFY_BROKEN: Final = """
 from metrica_agent.adapters.git import nursery
 broken = "; from metrica_agent import signatures; signatures.PATH = '/nonexistent'; main()"
-nursery._BIRTH = nursery._BIRTH.replace("; main()", broken)
+nursery.BIRTH = nursery.BIRTH.replace("; main()", broken)
 """
 """Where commits must be signed: what it has accepted it reads, and no other would get past it."""
 STOPPED: Final = """
