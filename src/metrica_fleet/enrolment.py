@@ -24,6 +24,8 @@ FINGERPRINT_PATTERN: Final = r"^[0-9a-f]{64}$(?!\n)"
 MAX_PEM: Final = 8192
 """Characters of a request or certificate; ours have 500."""
 
+BRANCH: Final = "main"
+"""Which branch devices follow where nobody names another."""
 RENEWAL_BEGINS: Final = 2 / 3
 """Of a certificate's life, and it is to be renewed ..."""
 RENEWAL_SPREAD: Final = 1 / 12
@@ -70,7 +72,7 @@ class Enrolled(msgspec.Struct, frozen=True, kw_only=True):
     bus: BusAddress
     remotes: tuple[str, ...] = ()
     """Of the fleet repository, for devices; empty: a person says it."""
-    branch: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] = "main"
+    branch: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] = BRANCH
     """Which branch devices follow."""
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from metrica_fleet.enrolment import BusAddress
+from metrica_fleet.enrolment import BRANCH, BusAddress
 from metrica_hub.adapters.authority.own import OwnCertificate
 from metrica_hub.adapters.authority.signing import Authority, Files
 from metrica_hub.adapters.bus.takeover import Listener, taken_over
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from metrica_hub.settings import Settings
     from metrica_hub.web.audit import Audit
     from metrica_hub.web.auth import Gate
-
-FOLLOWED: Final = "main"
-"""The branch that devices follow where nobody names another."""
 
 Loop = Callable[[], Coroutine[object, object, None]]
 
@@ -70,7 +67,7 @@ def enrolling(
         fleet=parts.fleet,
         bus=BusAddress(host=parts.enrolment.bus_host or parts.bus.host, port=parts.enrolment.bus_port),
         remotes=parts.enrolment.remotes,
-        branch=FOLLOWED if parts.git is None else parts.git.branch,
+        branch=BRANCH if parts.git is None else parts.git.branch,
         token=timedelta(hours=parts.enrolment.token_hours),
         certificate=timedelta(days=parts.enrolment.certificate_days),
     )

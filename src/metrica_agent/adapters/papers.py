@@ -28,7 +28,7 @@ import msgspec
 
 from metrica_agent.decisions.renewing import Papers
 from metrica_agent.durable import Disk, in_thread
-from metrica_fleet.enrolment import BusAddress
+from metrica_fleet.enrolment import BRANCH, BusAddress
 from metrica_fleet.errors import NotNow, Unusable
 
 KEY: Final = "device.key"
@@ -52,7 +52,7 @@ class Hub(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     bus: BusAddress
     remotes: tuple[str, ...] = ()
-    branch: str = "main"
+    branch: str = BRANCH
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -178,8 +178,16 @@ def _noted(before: Waiting | None, release: Release, reason: str, boot_id: BootI
         return before
     total_s, locked_s = waited(before, boot_id, now_s)
     told = before.told if reason in before.told else (*before.told, reason)
-    now = replace(before, reason=reason, boot_id=boot_id, since_s=now_s, aside=False)
-    return replace(now, total_s=total_s, locked_s=locked_s, told=told)
+    return replace(
+        before,
+        reason=reason,
+        boot_id=boot_id,
+        since_s=now_s,
+        total_s=total_s,
+        locked_s=locked_s,
+        told=told,
+        aside=False,
+    )
 
 
 def _closed(policy: UpdatePolicy, wall: WallTime | None, left_s: float) -> str:
