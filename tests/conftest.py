@@ -33,13 +33,14 @@ class _AtOnce:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave two thirds of the long tests of a whole run to other commits."""
+    """Leave two thirds of the long tests of a whole run to other commits; begin with those that are patient."""
     long = [item.nodeid for item in items if item.get_closest_marker("long")]
     left = set(long).difference(of_this_commit(long))
     if left:
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left])
         items[:] = [item for item in items if item.nodeid not in left]
     config.stash[_LEFT] = len(left)
+    items.sort(key=lambda item: item.get_closest_marker("patient") is None)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -10,16 +10,15 @@ from collections.abc import Callable
 
 import pytest
 
-DEVICE_HOURS = 1_200
-"""A sample, for its time: ``./scripts/simulate --device-hours 10000 --jobs 2`` is the whole."""
+DEVICE_HOURS = 10_000
 JOBS = 2
-BUDGET_S = 1500
-"""For a machine that does other things as well; a quiet one takes a fraction of it."""
+BUDGET_S = 2400
+"""For a machine whose other tests go first; a quiet one takes a tenth of it."""
 
 
-def simulate(*words: str) -> subprocess.CompletedProcess[str]:
+def simulate(*words: str, niceness: int = 0) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "metrica_sim.virtual", *words],
+        ["nice", "-n", str(niceness), sys.executable, "-m", "metrica_sim.virtual", *words],
         env={**os.environ, "PYTHONHASHSEED": "0"},
         capture_output=True,
         text=True,
@@ -28,9 +27,10 @@ def simulate(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.patient
 @pytest.mark.timeout(BUDGET_S + 60)
 def test_every_promise_holds_in_fresh_worlds(say: Callable[[str], None]) -> None:
-    done = simulate("--device-hours", str(DEVICE_HOURS), "--jobs", str(JOBS))
+    done = simulate("--device-hours", str(DEVICE_HOURS), "--jobs", str(JOBS), niceness=19)
     lines = done.stdout.splitlines()
     say(f"simulated world: {lines[0]}; {lines[-1]}")
     # First, for the line that tells why a test is run again: the next run has other seeds.

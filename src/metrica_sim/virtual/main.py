@@ -110,9 +110,11 @@ class _Total:
         self._counts = {"worlds": 0, "faults": 0, "trials": 0, "kills": 0, "events": 0}
         self._worst_s = 0.0
 
-    def is_enough(self, worlds: int, begun: int) -> bool:
-        """Whether no further world is needed."""
-        return begun >= worlds if self._wanted_hours is None else self._hours >= self._wanted_hours
+    def is_enough(self, worlds: int, begun: int, coming_hours: float = 0.0) -> bool:
+        """Whether no further world is needed, beside those that are running and bring ``coming_hours`` at least."""
+        if self._wanted_hours is None:
+            return begun >= worlds
+        return self._hours + coming_hours >= self._wanted_hours
 
     def add(self, outcome: Outcome) -> None:
         """Count one more."""
@@ -145,7 +147,7 @@ def _outcomes(first: Plan, asked: argparse.Namespace, total: _Total) -> Iterator
             if not running or (asked.device_hours is None and number - asked.jobs >= asked.worlds):
                 break
             yield running.pop(0).result()
-            if not total.is_enough(asked.worlds, number):
+            if not total.is_enough(asked.worlds, number, len(running) * first.hours * first.devices):
                 running.append(pool.submit(simulated, replace(first, seed=first.seed + number)))
         for left in running:
             left.cancel()
