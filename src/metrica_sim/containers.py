@@ -176,6 +176,8 @@ class Life:
         self.script = script
         self.foreign = False
         self.traits = {IMAGE: f"sim:{model.get('image', '')}", RESTART: str(model.get("restart") or "no")}
+        self._started_s: float | None = None
+        """When it ran last; told of one that has ended, too."""
         self._begin(now_s)
 
     def _begin(self, now_s: float) -> None:
@@ -211,7 +213,7 @@ class Life:
                 self._end(at_s)
             else:
                 self.restarts += self.state is State.RESTARTING
-                self.state, self._since_s = State.RUNNING, at_s
+                self.state, self._since_s, self._started_s = State.RUNNING, at_s, at_s
                 self._until_s = None if self.script.ends_s is None else at_s + self.script.ends_s
 
     def _end(self, at_s: float) -> None:
@@ -253,7 +255,7 @@ class Life:
             health=self.health(now_s),
             exit_code=0 if self.state is State.RUNNING else self.exit_code,
             restarts=self.restarts,
-            started_at=f"{self._since_s:.6f}" if self.state is State.RUNNING else "",
+            started_at="" if self._started_s is None else f"{self._started_s:.6f}",
             inputs=self.inputs,
             image_id=self.traits[IMAGE],
             name=self.id,

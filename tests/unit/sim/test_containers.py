@@ -78,6 +78,14 @@ def test_one_that_dies_late_is_restarted_with_another_start_time() -> None:
     assert before.started_at != after.started_at
 
 
+def test_one_that_has_ended_says_when_it_was_started_as_docker_does() -> None:
+    one = life("exits", restart="no")
+    assert seen(one, 0.1).started_at == ""
+    running, ended = seen(one, 0.3), seen(one, 10)
+    assert (running.state, ended.state) == ("running", "exited")
+    assert ended.started_at == running.started_at != ""
+
+
 def test_on_failure_gives_up_after_its_tries() -> None:
     one = life("exits", restart="on-failure:2")
     assert (seen(one, 100).state, seen(one, 100).restarts, seen(one, 100).exit_code) == ("exited", 2, 1)
