@@ -3,7 +3,7 @@
     planned(policy, commit, devices)     once: who is in which stage
     Course()                             nothing is open yet
     advance(plan, course, seen, now_s)   again and again: one change at a time, until there is none
-    paused, halted, resumed, aborted     a person's word
+    paused, resumed, aborted             a person's word; a pause by hand stops all that a halt does
     gate_of(course, ...)                 what the devices are told (metrica_fleet/gate.py)
 
 Who is where. The devices are those of the commit. A device that stages name belongs to the first that does; of all
@@ -400,13 +400,6 @@ def paused(course: Course, message: str) -> Course:
     if course.state != "open":
         return course
     return replace(course, state="paused", reason=ORDERED, message=message)
-
-
-def halted(course: Course, message: str) -> Course:
-    """As by failures, by a person's word."""
-    if course.state not in {"open", "paused"}:
-        return course
-    return replace(course, state="halted", reason=ORDERED, message=message)
 
 
 def resumed(plan: Plan, course: Course, seen: Mapping[DeviceId, Seen], now_s: float, message: str) -> Course:

@@ -253,19 +253,19 @@ def test_words_change_what_they_may_and_nothing_else() -> None:
     for state in ("aborted", "done", "superseded"):
         over = replace(OPEN, state=state)
         assert rollout.paused(over, "") == over
-        assert rollout.halted(over, "") == over
         assert rollout.resumed(plan, over, {}, 0.0, "") == over
         assert rollout.aborted(over, "", revert=True) == over
         assert rollout.superseded(over, C2) == over
         assert advance(plan, over, saw(plan, (REFUSED, 3, 0.0)), 9e9).course == over
-    aborted = rollout.aborted(rollout.halted(OPEN, "smoke"), "it leaks", revert=True)
+    halted = replace(OPEN, state="halted", reason=rollout.FAILURES, message="smoke")
+    aborted = rollout.aborted(halted, "it leaks", revert=True)
     assert (aborted.state, aborted.revert, aborted.message) == ("aborted", True, "it leaks")
     assert rollout.resumed(plan, OPEN, {}, 0.0, "") == OPEN
 
 
 def test_the_gate_says_where_the_course_stands_and_none_is_said_of_one_that_is_superseded() -> None:
     at = datetime(2027, 3, 1, tzinfo=UTC)
-    halted = rollout.halted(replace(OPEN, stage=1), "smoke")
+    halted = replace(OPEN, stage=1, state="halted", reason=rollout.FAILURES, message="smoke")
 
     def said(course: Course) -> object:
         name = FleetId("harbour")
