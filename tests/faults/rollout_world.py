@@ -39,6 +39,7 @@ class RolloutWorld:
     machines: list[Machine]
     hub: SimulatedHub
     rollouts: Rollouts
+    stops: Stops
     operators: Operators
     history: History
     story: Story
@@ -85,6 +86,7 @@ def played(
     *,
     hub_is_dead: bool = False,
     new: bool = False,
+    pace: Pace = PACE,
 ) -> None:
     """Play ``scene`` in a fleet whose devices run a first commit, pushed before there was a policy; or ``new`` ones."""
     quiet_logs()
@@ -94,7 +96,7 @@ def played(
         uncollected(),
         asyncio.Runner(loop_factory=lambda: VirtualLoop(lambda: 0.001)) as runner,
     ):
-        runner.run(_play(Path(folder), roles, policy, scene, hub_is_dead=hub_is_dead, new=new))
+        runner.run(_play(Path(folder), roles, policy, scene, hub_is_dead=hub_is_dead, new=new, pace=pace))
 
 
 async def _play(
@@ -105,8 +107,9 @@ async def _play(
     *,
     hub_is_dead: bool,
     new: bool,
+    pace: Pace,
 ) -> None:
-    async with _world(root, roles, hub_is_dead=hub_is_dead) as world:
+    async with _world(root, roles, pace, hub_is_dead=hub_is_dead) as world:
         if not new:
             first = world.operators.push_good()
             await world.until(lambda: len(world.confirmed(first)) == len(world.machines), 900)
@@ -117,7 +120,9 @@ async def _play(
 
 
 @asynccontextmanager
-async def _world(root: Path, roles: Mapping[str, str], *, hub_is_dead: bool) -> AsyncGenerator[RolloutWorld]:
+async def _world(
+    root: Path, roles: Mapping[str, str], pace: Pace, *, hub_is_dead: bool
+) -> AsyncGenerator[RolloutWorld]:
     loop = asyncio.get_running_loop()
     story = Story(lambda: loop.time() - BEGIN_S)
     STORY.set(story)
@@ -130,16 +135,17 @@ async def _world(root: Path, roles: Mapping[str, str], *, hub_is_dead: bool) -> 
         fleet=fleet, broker=broker, head=lambda: operators.newest, story=story, named=history.name, go_on_after_s=0.0
     )
     operators.rollouts = rollouts
+    stops = Stops(fleet, broker, story, loop.time)
     around = Around(
         commands=Commands(fleet, broker, story, loop.time, lambda: not hub_is_dead),
-        stops=Stops(fleet, broker, story, loop.time),
+        stops=stops,
         fleet=fleet,
         history=history,
         remotes=remotes,
         broker=broker,
         story=story,
         root=root,
-        pace=PACE,
+        pace=pace,
         outbox_bytes=1024 * 1024,
         rollouts=rollouts,
     )
@@ -147,7 +153,7 @@ async def _world(root: Path, roles: Mapping[str, str], *, hub_is_dead: bool) -> 
     database = Database(chance.random, on_event=rollouts.stored)
     hub = SimulatedHub(fleet, broker, database, chance.random, also=lambda: rollouts.lead(lambda: database.up))
     hub.dead = hub_is_dead
-    world = RolloutWorld(machines, hub, rollouts, operators, history, story)
+    world = RolloutWorld(machines, hub, rollouts, stops, operators, history, story)
     async with asyncio.TaskGroup() as group:
         running = [group.create_task(hub.run()), *(group.create_task(machine.run()) for machine in machines)]
         running.append(group.create_task(_note_starts(world)))

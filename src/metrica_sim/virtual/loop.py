@@ -47,6 +47,7 @@ class Process:
         """``on_death`` is told at which operation an armed process died."""
         self._on_death = on_death
         self._left: int | None = None
+        self._is_enough: Callable[[str], bool] | None = None
         self.dead = False
         self.operations = 0
 
@@ -58,6 +59,10 @@ class Process:
         """Let it live."""
         self._left = None
 
+    def watch(self, is_enough: Callable[[str], bool]) -> None:
+        """Have ``is_enough`` asked at each operation from now until it says yes, by its name: nothing is done."""
+        self._is_enough = is_enough
+
     def operation(self, name: str) -> None:
         """Note that the process is about to do something, or has just done it.
 
@@ -67,6 +72,8 @@ class Process:
         if self.dead:
             raise Killed
         self.operations += 1
+        if self._is_enough is not None and self._is_enough(name):
+            self._is_enough = None
         if self._left is None:
             return
         self._left -= 1

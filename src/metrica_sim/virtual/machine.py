@@ -44,7 +44,7 @@ from metrica_sim.virtual.spool import SimulatedSpool
 from metrica_sim.virtual.witness import Witness
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from pathlib import Path
     from random import Random
 
@@ -231,6 +231,11 @@ class Machine:
         self.trouble()
         if self._process is not None:
             self._process.arm(operations)
+
+    def watch(self, is_enough: Callable[[str], bool]) -> None:
+        """Have ``is_enough`` asked at each operation of this agent until it says yes; nothing is done to it."""
+        if self._process is not None:
+            self._process.watch(is_enough)
 
     def kill_at_each_start(self, operations: int, *, times: int) -> None:
         """Kill the agent now, and the next ``times`` agents each at that operation of its life."""
