@@ -9,7 +9,8 @@ from math import floor
 import pytest
 from tests.faults.rollout_world import RolloutWorld, played
 
-from metrica_fleet.identity import DeviceId
+from metrica_fleet.gate import EVERYBODY, bucket
+from metrica_fleet.identity import CommitId, DeviceId
 from metrica_sim.virtual.history import ROLES
 
 CAMERA, SENSOR = ROLES
@@ -42,10 +43,15 @@ HOLD, GO_ON = (STAGES.format(share=0.03, silent=silent) for silent in ("hold", "
 FEW = {f"pi-{number:03}": CAMERA for number in range(8)}
 
 
+def sensors(devices: int) -> dict[str, str]:
+    """Return a fleet of which one device in twenty is a sensor."""
+    return {f"pi-{number:03}": SENSOR if number % 20 == 7 else CAMERA for number in range(devices)}
+
+
 @pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_commit_that_breaks_5_percent_of_500_devices_halts_where_the_limit_says(say: Callable[[str], None]) -> None:
-    roles = {f"pi-{number:03}": SENSOR if number % 20 == 7 else CAMERA for number in range(500)}
+    roles = sensors(500)
     broken = {DeviceId(name) for name, role in roles.items() if role == SENSOR}
     told: list[str] = []
 
@@ -86,6 +92,50 @@ def test_a_commit_that_breaks_5_percent_of_500_devices_halts_where_the_limit_say
     began_s = time.process_time()
     played(roles, HOLD, scene, new=True)
     say(f"500 devices, a commit that breaks 25: {told[0]}; {time.process_time() - began_s:.0f} s of one core")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("policy", [HOLD, GO_ON], ids=["hold", "go-on"])
+def test_with_the_hub_dead_from_the_start_500_devices_meet_a_commit_that_breaks_5_percent(
+    policy: str, say: Callable[[str], None]
+) -> None:
+    """Nobody counts failures then: held, nobody begins; going on by time, whom it breaks goes back by itself."""
+    roles = sensors(500)
+    broken = {DeviceId(name) for name, role in roles.items() if role == SENSOR}
+    told: list[str] = []
+
+    async def scene(world: RolloutWorld) -> None:
+        first, everybody = world.operators.head, set(map(DeviceId, roles))
+        world.operators.push_good()
+        commit, pushed_s = world.operators.push_bad(SENSOR, 12), world.now_s  # it dies in its soak
+        if policy == HOLD:
+            await world.go_on_for(3600)
+            assert world.started(commit) == {}
+            assert world.confirmed(first) == everybody
+            told.append("held, nobody has begun after an hour")
+            return
+        await world.until(lambda: world.confirmed(commit) == everybody - broken, 3 * 3600)
+        await world.until(lambda: all(machine.witness.unrest() is None for machine in world.machines), 1800)
+        started = world.started(commit)
+        assert set(started) == everybody
+        assert world.confirmed(first) == broken
+        assert all(started[device] >= pushed_s + opens_s(commit.id, device) for device in everybody)
+        last_s = max(started.values()) - pushed_s
+        told.append(f"by time, the last began after {last_s:.0f} s: {len(everybody - broken)} run it, 25 went back")
+
+    began_s = time.process_time()
+    played(roles, policy, scene, hub_is_dead=True)
+    took_s = time.process_time() - began_s
+    say(f"the hub dead from the start, a commit that breaks 25 of 500: {told[0]}; {took_s:.0f} s of one core")
+
+
+def opens_s(commit: CommitId, device: DeviceId) -> float:
+    """Return after how long a silence the policy lets a device begin, where nobody has counted the fleet."""
+    if device == "pi-000":
+        return 900
+    place = bucket(commit, device) / EVERYBODY
+    return 900 + 30 + (0 if place < 0.1 else 60 if place < 0.5 else 60 + 120)
 
 
 def test_with_the_hub_dead_from_the_start_a_fleet_that_is_to_hold_waits_and_says_so() -> None:
