@@ -14,6 +14,7 @@ import pytest
 from msgspec.structs import replace
 from tests.faults.rollout_world import PACE, RolloutWorld, played
 
+from metrica_fleet.retry import spread
 from metrica_fleet.stop import Level
 from metrica_sim.virtual.history import ILLS, ROLES
 
@@ -39,6 +40,8 @@ STEPS: Final = {BEGINS, "git:read", "git:export", "engine:resolve", "disk:stage:
 BESIDE: Final = ("bus:", "spool:", "thread:end")
 """Goes on beside a deployment, or is the end of what was met already."""
 PATIENCE_S: Final = 1800.0
+LOOKED_S: Final = 2.0
+"""The world is looked at each second, and the fetch takes its time."""
 
 
 @pytest.mark.long
@@ -60,6 +63,28 @@ def test_a_stop_at_any_operation_of_a_deployment_ends_at_a_confirmed_release(
     say(f"{level} at {len(met)} of the {len(moments)} operations by which {what} comes to its end")
     assert set(met) >= STEPS, sorted(STEPS - set(met))
     assert len(met) > 0.8 * len(moments), "what a stop is to meet is not met"
+
+
+@pytest.mark.parametrize("usable", [True, False], ids=["good", "unusable"])
+def test_a_stop_in_git_is_obeyed_within_one_poll_while_the_broker_is_down(
+    *, usable: bool, say: Callable[[str], None]
+) -> None:
+    poll_s, took_s = 60.0, list[float]()
+
+    async def scene(world: RolloutWorld) -> None:
+        (machine,) = world.machines
+        world.hub.broker.stop()
+        for number in range(20):
+            await world.go_on_for(poll_s + 7.0 * number)  # at another moment between two polls each time
+            world.operators.push_stop('level = "halt"\n', usable=usable)
+            took_s.append(await world.until(lambda: is_stopped(machine, Level.HALT), PATIENCE_S))
+            await world.until(lambda: not running(machine), 60.0)
+            world.operators.push_stop(None)
+            await world.until(lambda: is_stopped(machine, None) and machine.witness.unrest() is None, PATIENCE_S)
+
+    played({"pi-000": CAMERA}, AT_ONCE, scene, pace=replace(PACE, poll_s=poll_s))
+    say(f"STOP in a commit, polls {poll_s:g} s apart: obeyed after {min(took_s):.0f} to {max(took_s):.0f} s")
+    assert max(took_s) <= spread(poll_s, 1.0) + LOOKED_S
 
 
 Moment = tuple[str, int]
@@ -123,6 +148,20 @@ async def stopped_at(world: RolloutWorld, level: Level, ill: str | None, moment:
     return True
 
 
+def is_stopped(machine: Machine, level: Level | None) -> bool:
+    """Whether the device obeys a stop in Git of that level; ``None``: it obeys none."""
+    stop = machine.memory().stop
+    obeyed = stop.obeyed if stop is not None else None
+    if level is None:
+        return obeyed is None
+    return obeyed is not None and (obeyed.source, obeyed.stop.level) == ("git", level)
+
+
+def running(machine: Machine) -> list[str]:
+    """Return the services that run."""
+    return [life.service for life in machine.engine.lives() if life.state.value != "exited"]
+
+
 def is_done(memory: Memory, number: int) -> bool:
     """Whether the order is obeyed, and nothing is in motion any more."""
     return memory.stop is not None and memory.stop.number == number and memory.stop.done and memory.trial is None
@@ -143,10 +182,9 @@ def stands(machine: Machine, level: Level, before: Memory, commit: Commit) -> No
     assert after.confirmed is not None
     assert after.confirmed == before.confirmed or after.confirmed.commit == commit.id
     assert machine.current() == after.standing
-    running = [life.service for life in machine.engine.lives() if life.state.value != "exited"]
     match level:
         case Level.HALT:
-            assert (running, after.standing) == ([], after.confirmed.release)
+            assert (running(machine), after.standing) == ([], after.confirmed.release)
         case Level.SAFE:
             assert after.safe is not None
             assert machine.witness.unrest() is None
