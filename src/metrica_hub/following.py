@@ -76,7 +76,7 @@ def following(parts: Settings, around: Around) -> Following:
     resources = (RolloutResource(rollouts, around.audit), BranchResource(rollouts, branch, around.key.line))
     if parts.git is None:
         return Following((), (), (), resources)
-    house = _house(parts.git, around, rollouts)
+    house = _house(parts.git, around, rollouts, on_read=lambda: surveyor.wake())  # noqa: PLW0108 - made below
     gatekeeper = Gatekeeper(
         around.fleet,
         store=rollouts,
@@ -132,7 +132,7 @@ class _House:
         return self.follower.reachable and self.examiner.is_current
 
 
-def _house(git: Git, around: Around, rollouts: Rollouts) -> _House:
+def _house(git: Git, around: Around, rollouts: Rollouts, *, on_read: Callable[[], object]) -> _House:
     examiner = Examiner(
         around.fleet,
         git.branch,
@@ -140,6 +140,7 @@ def _house(git: Git, around: Around, rollouts: Rollouts) -> _House:
         store=rollouts,
         hub=around.candidate,
         chance=around.chance,
+        on_read=on_read,
     )
     follower = Follower(
         around.fleet,

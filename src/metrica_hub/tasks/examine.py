@@ -75,13 +75,16 @@ class Examiner:
         store: Store,
         hub: Hub,
         chance: Callable[[], float],
+        on_read: Callable[[], object],
     ) -> None:
+        """``on_read`` is told when what was read is noted."""
         self._fleet = fleet
         self._branch = branch
         self._contents = contents
         self._store = store
         self._hub = hub
         self._chance = chance
+        self._on_read = on_read
         self._attempt = 0
         self._wake = Wake()
         self.is_current = False
@@ -122,5 +125,6 @@ class Examiner:
             _log.warning("commit.unusable", commit=commit, error=problem)
         plan = None if reading.policy is None else planned(reading.policy, commit, reading.devices)
         begun = await self._store.met(self._branch, commit, reading, plan)
+        self._on_read()
         if begun is not None:
             _log.info("rollout.begun", rollout=begun.id, commit=commit, devices=len(reading.devices))

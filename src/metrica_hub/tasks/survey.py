@@ -1,7 +1,7 @@
 """Surveys what the fleet's updates rest on: whether the mirrors keep up, and whether devices believe this hub.
 
 Only the hub that leads does, and only for ``/metrics``: nothing waits for what it finds. A mirror that does not answer
-is found out about at the next look.
+is found out about at the next look; what is wrong with a commit, as soon as that was read.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from metrica_fleet.retry import spread
 from metrica_hub.decisions.lagging import Standing, found
 from metrica_hub.decisions.reading import has_key
 from metrica_hub.errors import Unstorable
+from metrica_hub.wake import Wake
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -102,16 +103,22 @@ class Surveyor:
         self._now_s = now_s
         self._chance = chance
         self._standings: dict[str, Standing] = {}
+        self._wake = Wake()
+
+    def wake(self) -> None:
+        """A commit was read."""
+        self._wake.nudge()
 
     async def run(self) -> None:
         """Survey for ever."""
         while True:
+            self._wake.clear()
             if self._hub.leads is True:
                 await self._look()
             else:
                 self._standings.clear()
                 self._meter.surveyed({}, believed=None, problems=None)
-            await asyncio.sleep(spread(self._poll_s, self._chance(), share=0.2))
+            await self._wake.wait(spread(self._poll_s, self._chance(), share=0.2))
 
     async def _look(self) -> None:
         async with asyncio.TaskGroup() as group:

@@ -86,6 +86,26 @@ async def test_a_push_is_told_with_a_rising_number_and_again_to_a_broker_that_fo
             assert (await until_head(broker, third)).number == 3
 
 
+async def test_what_is_wrong_with_a_commit_is_in_the_metrics_when_it_was_read_and_not_a_poll_later(
+    broker: Broker, database: Database, tmp_path: Path
+) -> None:
+    fleet = repository(tmp_path)
+    fleet.commit({"fleet.toml": "name = 3\n", "allowed_signers": Person.made(tmp_path, "alice").line()})
+    git = {"METRICA_HUB_GIT_URL": str(fleet.bare), "METRICA_HUB_GIT_POLL_S": "120"}
+    with Hub(database.url, broker.port, settings=git) as hub:
+        await until(lambda: "commit.unusable" in hub.log)
+        await until(
+            lambda: {"metrica_head_problems 1.0", "metrica_hub_key_believed 0.0"} <= set(shown(hub)),
+            within_s=20,
+            what="the next look by the clock is 96 s away",
+        )
+
+
+def shown(hub: Hub) -> list[str]:
+    """Return the lines of its metrics."""
+    return hub.get("/metrics").text.splitlines()
+
+
 async def test_a_server_that_never_answers_does_not_keep_the_hub_from_stopping(
     broker: Broker, database: Database
 ) -> None:
