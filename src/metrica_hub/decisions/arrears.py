@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-STILL_S: Final = 130.0
-"""A watermark that stands still for so long, in front of a gap: a device that is answered tries twice in it."""
+STILL_S: Final = 115.0
+"""A watermark that stands still for so long, in front of a gap: a device that is answered tries twice in it, after
+30 s and 60 s, a quarter more at most."""
 
 
 class Owed(NamedTuple):
