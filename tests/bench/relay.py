@@ -53,7 +53,7 @@ class _Line:
 
 @dataclass
 class Relay:
-    """Listens on ``port`` and passes everything to ``target``."""
+    """Listens on ``port`` (0: any) and passes everything to ``target``; entered again, on the same port again."""
 
     target: int
     port: int = 0
@@ -62,7 +62,7 @@ class Relay:
     _listener: socket.socket = field(init=False)
 
     def __enter__(self) -> Self:
-        self._listener = socket.create_server((HOST, 0))
+        self._listener = socket.create_server((HOST, self.port))
         self.port = int(self._listener.getsockname()[1])
         self._begin(self._accept)
         return self

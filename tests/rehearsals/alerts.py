@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import os
+import shutil
 import signal
 import ssl
 import subprocess
@@ -22,6 +23,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final, Self
@@ -42,6 +44,7 @@ from tests.fixtures.monitoring import (
     node_exporter,
     postgres_exporter,
 )
+from tests.fixtures.papers import signed
 from tests.fixtures.signing import Person
 from tests.fixtures.small_disk import SmallDisk
 from tests.fixtures.stopping import Operator
@@ -59,12 +62,12 @@ from metrica_sim.crowd.plan import Plan
 MOST_S: Final = 180.0
 """The founding document: an alert is out within three minutes of its fault."""
 PATIENCE_S: Final = 240.0
-MAX_QUEUED: Final = 560_000
-FLOOD: Final = 620_000
+MAX_QUEUED: Final = 650_000
+FLOOD: Final = 700_000
 SEVERITY: Final = {alert.name: alert.labels["severity"] for alert in ALERTS}
 CHANNELS: Final = {"P1": "pagerduty", "P2": "mail", "P3": "slack", "none": "watchdog"}
 """The one that tells of a severity alone, or first."""
-TOLD_OF_OLD: Final = 3600.0
+LOCKED_WITHIN_S: Final = 60.0
 
 NETDATA: Final = """\
 [global]
@@ -135,35 +138,28 @@ def say(text: str) -> None:
 
 
 class Front:
-    """The public name: a TLS server with a certificate that lasts so many days."""
+    """The public name: a TLS server with a certificate that lasts so many days. Its CA is everybody's here."""
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
         self.folder = folder
-        self.ca = folder / "ca.pem"
-        self._key = folder / "ca.key"
+        self.ca = folder / "ca.crt"
         self._server: ThreadingHTTPServer | None = None
-        self._openssl(
-            "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "400"
-        )
-        self.certificate("broker", 200)
-
-    def _openssl(self, *arguments: str) -> None:
-        more = ("-keyout", str(self._key), "-out", str(self.ca), "-subj", "/CN=ca") if arguments[0] == "req" else ()
-        subprocess.run(["openssl", *arguments, *more], check=True, capture_output=True)
+        new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        to = ["-keyout", str(folder / "ca.key"), "-out", str(self.ca), "-subj", "/CN=ca", "-days", "400"]
+        subprocess.run([*new, *to], check=True, capture_output=True)
 
     def certificate(self, name: str, days: int) -> tuple[Path, Path]:
         """Make a certificate of the CA for this machine."""
-        key, request, cert = (self.folder / f"{name}.{end}" for end in ("key", "csr", "pem"))
-        new = ["openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        subprocess.run(
-            [*new, "-keyout", str(key), "-out", str(request), "-subj", f"/CN={HOST}"], check=True, capture_output=True
-        )
-        names = self.folder / "names"
-        names.write_text(f"subjectAltName=IP:{HOST}\n")
-        sign = ["openssl", "x509", "-req", "-in", str(request), "-CA", str(self.ca), "-CAkey", str(self._key)]
-        more = ["-CAcreateserial", "-days", str(days), "-extfile", str(names), "-out", str(cert)]
-        subprocess.run([*sign, *more], check=True, capture_output=True)
+        return self._signed(name, f"subjectAltName=IP:{HOST}\n", days=days)
+
+    def certificate_of_a_hub(self, *, age_days: int) -> tuple[Path, Path]:
+        """Make a certificate of 90 days, of this age, with which a hub is let in by the broker."""
+        return self._signed("hub", "extendedKeyUsage=clientAuth\n", days=90, begins=-timedelta(days=age_days))
+
+    def _signed(self, name: str, extensions: str, *, days: int, begins: timedelta = timedelta()) -> tuple[Path, Path]:
+        signed(self.folder, name, extensions=extensions, days=days, begins=begins)
+        cert, key = self.folder / f"{name}.crt", self.folder / f"{name}.key"
         cert.chmod(0o644)
         key.chmod(0o644)
         return cert, key
@@ -216,7 +212,7 @@ class Stage:
         self.disk = enter(SmallDisk(64))
         self.front = Front(_made(folder / "front"))
         self.front.serve(200)
-        self.tls_port = free_port()
+        self.tls_port, self.hub_port = free_port(), free_port()
         cert, key = self.front.certificate("broker", 200)
         self.broker = enter(
             Broker(
@@ -227,6 +223,12 @@ class Stage:
                     f"listener {self.tls_port} {HOST}",
                     f"certfile {cert}",
                     f"keyfile {key}",
+                    f"listener {self.hub_port} {HOST}",
+                    f"cafile {self.front.ca}",
+                    f"certfile {cert}",
+                    f"keyfile {key}",
+                    "require_certificate true",
+                    "tls_version tlsv1.3",
                 ),
             )
         )
@@ -245,8 +247,9 @@ class Stage:
 
     def _hubs(self) -> None:
         enter = self.closing.enter_context
-        self.relay = Relay(self.broker.port)
+        self.relay = Relay(self.hub_port, free_port())
         self.relay.__enter__()
+        self.second_shows(age_days=0)
         netdata = free_port()
         common = {
             "METRICA_HUB_GIT_URL": self.git.url(self.fleet),
@@ -263,7 +266,12 @@ class Stage:
         common["METRICA_HUB_GIT_MIRRORS"] = json.dumps(mirrors)
         self.hub = enter(Hub(self.database.url, self.broker.port, settings=common))
         self.hub.wait_until_ready()
-        self.second = enter(Hub(self.database.url, self.relay.port, settings=common))
+        by_certificate = {
+            "METRICA_HUB_BUS_CA_FILE": str(self.front.ca),
+            "METRICA_HUB_BUS_CERTIFICATE_FILE": str(self.folder / "hub.crt"),
+            "METRICA_HUB_BUS_CERTIFICATE_KEY_FILE": str(self.folder / "hub.key"),
+        }
+        self.second = enter(Hub(self.database.url, self.relay.port, settings=common | by_certificate))
         self.second.wait_until_ready()
         self.token = self.hub.token("operator")
         config = _made(self.folder / "netdata") / "netdata.conf"
@@ -404,12 +412,25 @@ class Stage:
         self.relay.__exit__()
         self.broke("MetricaHubTakesNoPart", "the second hub's line to the broker is cut", f":{self.second.port}")
 
+    def second_mended(self) -> None:
+        """Let it through again: either hub may lead from the next fault of Postgres on."""
+        self.relay.__enter__()
+
+    def second_shows(self, *, age_days: int) -> None:
+        """Give the second hub a certificate for the broker, of 90 days and this age."""
+        for made in reversed(self.front.certificate_of_a_hub(age_days=age_days)):
+            new = self.folder / f"{made.name}.new"
+            shutil.copy(made, new)
+            new.rename(self.folder / made.name)
+
     def silent_about(self, alert: str, since_s: float) -> None:
         """Note it where somebody was told of what only follows."""
         if self.sink.first(alert, after_s=since_s) is not None:
             self.wrong.append(f"{alert} was told though nobody could see")
 
-    async def until(self, fact: Callable[[], object], what: str, within_s: float = 240.0) -> None:
+    async def until(
+        self, fact: Callable[[], object], what: str, within_s: float = 240.0, *, every_s: float = 1.0
+    ) -> None:
         """Wait for a fact."""
         until_s = time.monotonic() + within_s
         while not await asyncio.to_thread(fact):
@@ -417,7 +438,7 @@ class Stage:
                 self.wrong.append(f"not within {within_s:.0f} s: {what}")
                 say(f"  NOT: {what}")
                 return
-            await asyncio.sleep(1)
+            await asyncio.sleep(every_s)
 
 
 def _made(folder: Path) -> Path:
@@ -531,6 +552,7 @@ async def devices(stage: Stage) -> None:
     flood.end()
     stage.crowd[2].send_signal(signal.SIGCONT)
     stage.netdata.again()
+    stage.second_shows(age_days=0)
 
 
 def _refusal(commit: str) -> Refusal:
@@ -544,6 +566,8 @@ async def _comes_and_goes(stage: Stage) -> None:
             await device.is_present("online", number)
             await device.has_status(status("pi-flaps", heartbeat_s=80_000))
             await device.is_present("offline", number)
+    # It stays: once it is calm it would be told as offline, in another act.
+    await (await stage.closing.enter_async_context(Device("pi-flaps", stage.broker.port))).is_present("online", 7)
 
 
 class Flood:
@@ -587,6 +611,9 @@ def machine(stage: Stage) -> None:
     stage.cluster.execute("CREATE TABLE something AS SELECT 1")
     stage.cluster.execute("SELECT pg_switch_wal()")
     stage.broke("MetricaWalArchiveFails", "archive_command fails")
+    stage.second_shows(age_days=77)
+    what = "the second hub's certificate for the broker, of 90 days, ends in 13"
+    stage.broke("MetricaHubCertificateExpires", what, f":{stage.second.port}")
 
 
 async def updates(stage: Stage) -> None:
@@ -641,8 +668,9 @@ async def rollout(stage: Stage) -> None:
     stage.front.end()
     stage.broke("MetricaProbeFailed", "the public name does not answer", f":{stage.front.port}")
     await _crashes(stage)
-    stage.faults.append(behind)
-    await stage.wait("act 2, rollout, mirror, restarts", 330)
+    await stage.wait("act 2, rollout, restarts")
+    stage.second_mended()
+    stage.faults.append(behind)  # it is waited for with what comes next
     stage.prometheus.config.with_suffix(".good").rename(stage.prometheus.config)
     stage.prometheus.post("/-/reload")
     stage.front.serve(200)
@@ -657,13 +685,17 @@ async def _crashes(stage: Stage) -> None:
 
 
 async def commits(stage: Stage) -> None:
-    """A commit that can't be used and takes the hub's key away; a channel that refuses."""
+    """A commit that can't be used, and that takes the hub's key away."""
     broken = {**stage.definition(), "fleet.toml": "name = 3\n", "allowed_signers": stage.person.line()}
     stage.fleet.commit(broken)
     stage.broke("MetricaCommitUnusable", "a fleet.toml that can't be read is pushed")
     stage.broke("MetricaHubKeyMissing", "the hub's line is taken out of allowed_signers")
-    # The commit is read by a hub that can ask its database, and told of where the chat answers: so one after the other.
-    await stage.wait("act 3, a commit that can't be used")
+    # The commit is read by a hub that can ask its database, and told of where the chat answers: so the next act waits.
+    await stage.wait("act 3, a mirror, and a commit that can't be used")
+
+
+async def refused(stage: Stage) -> None:
+    """A channel that refuses, and a database that does."""
     stage.sink.broken["slack"] = 403
     stage.broke("MetricaAlertsNotDelivered", "the chat answers 403 from now on", "slack")
     stage.cluster.execute(f"ALTER DATABASE {stage.database.name} ALLOW_CONNECTIONS false")
@@ -673,11 +705,15 @@ async def commits(stage: Stage) -> None:
     await stage.wait("act 4, no database, no chat")
     stage.cluster.execute(f"ALTER DATABASE {stage.database.name} ALLOW_CONNECTIONS true")
     stage.sink.broken.clear()
-    known = {"MetricaHubCannotStore", "MetricaPostgresDown"}
-    await stage.until(lambda: not known & stage.prometheus.firing(), "the hub stores again, and it is known")
+
+
+async def locked(stage: Stage) -> None:
+    """Commits that do not end."""
     with Lock(stage):
         stage.broke("MetricaHubLag", "a lock in Postgres keeps commits from ending")
-        await stage.wait("act 5, commits that do not end")
+        await stage.wait("act 6, commits that do not end")
+    known = {"MetricaHubLag", "MetricaHubCutOff"}  # hubs gave their part of the records back
+    await stage.until(lambda: not known & stage.prometheus.firing(), "the hub stores again, and it is known")
 
 
 class Lock:
@@ -693,7 +729,16 @@ class Lock:
         self._process = subprocess.Popen(
             [str(psql), "-Xq", self._stage.database.url, "-c", sql], stdout=subprocess.DEVNULL
         )
+        until_s = time.monotonic() + LOCKED_WITHIN_S
+        while not self._is_held():
+            if time.monotonic() > until_s or self._process.poll() is not None:
+                raise RuntimeError("the lock is not given")
+            time.sleep(0.05)
         return self
+
+    def _is_held(self) -> bool:
+        held = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted AND relation = "
+        return self._stage.cluster.execute(f"{held}'streams'::regclass", self._stage.database.name) != "0"
 
     def __exit__(self, *_: object) -> None:
         self._stage.cluster.execute(
@@ -716,8 +761,10 @@ async def many(stage: Stage) -> None:
             one = status(name, mode="safe", reason="no-release", heartbeat_s=80_000, vitals=Vitals())
             await client.publish(topic(name, PRESENCE), encode(presence(name, "online", 1)), qos=1, retain=True)
             await client.publish(topic(name, STATUS), encode(one), qos=1, retain=True)
-    await stage.wait("act 6, half of the fleet")
+    await stage.wait("act 5, half of the fleet")
     stage.crowd[0].send_signal(signal.SIGCONT)
+    away = {"MetricaDeviceOffline", "MetricaManyDevicesOffline"}
+    await stage.until(lambda: not away & stage.prometheus.firing(), "all are back, and it is known")
 
 
 async def blind(stage: Stage) -> None:
@@ -742,14 +789,24 @@ async def blind(stage: Stage) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(asyncio.to_thread(_fill, stage))
         await stage.wait("act 9, no hub")
+    stage.prometheus.end(signal.SIGTERM)
+    stage.prometheus.start(public=f"{HOST}:{stage.front.port}", size="1MB")
+    stage.broke("MetricaPrometheusStorageFull", "Prometheus may use 1 MB, and has more")
+    stage.hub.start()
+    what = f"{FLOOD:,} messages came while no hub was there, {MAX_QUEUED:,} may wait; from the hub's start on"
+    stage.broke("MetricaBrokerDropsMessages", what)
+    stage.broke("MetricaHubQueueFills", "the same, and a hub that can't store them")
+    # A hub that stores nothing hears little: first it hears what waits, as one that is slow does.
+    await stage.until(lambda: _is_heard(stage), "the hub has heard what waits in the broker", every_s=0.1)
     with Lock(stage):
-        stage.hub.start()
-        stage.broke("MetricaBrokerDropsMessages", f"{FLOOD:,} messages come while no hub is there; from its start on")
-        stage.broke("MetricaHubQueueFills", "the same, and a hub that can't store them")
-        stage.prometheus.end(signal.SIGTERM)
-        stage.prometheus.start(public=f"{HOST}:{stage.front.port}", size="1MB")
-        stage.broke("MetricaPrometheusStorageFull", "Prometheus may use 1 MB, and has more")
         await stage.wait("act 10, a queue that fills, a disk that is used up")
+
+
+def _is_heard(stage: Stage) -> bool:
+    try:
+        return "\nmetrica_broker_stored_messages " in stage.hub.get("/metrics").text
+    except OSError:
+        return False  # it does not listen yet
 
 
 async def _corrupted(stage: Stage) -> None:
@@ -789,7 +846,16 @@ def _fill(stage: Stage) -> None:
         feeder.join()
 
 
-ACTS: Final[tuple[Callable[[Stage], Awaitable[None]], ...]] = (quiet, devices, rollout, commits, many, blind)
+ACTS: Final[tuple[Callable[[Stage], Awaitable[None]], ...]] = (
+    quiet,
+    devices,
+    rollout,
+    commits,
+    refused,
+    many,
+    locked,
+    blind,
+)
 
 
 async def rehearse(folder: Path, count: int, only: list[str]) -> int:
@@ -801,6 +867,8 @@ async def rehearse(folder: Path, count: int, only: list[str]) -> int:
         for act in ACTS:
             if act is quiet or not only or act.__name__ in only:
                 await act(stage)
+        if any(one.told_s is None and not one.is_given_up for one in stage.faults):
+            await stage.wait("what is still open")
         faults, wrong = stage.faults, stage.wrong
     missing = set[str]() if only else {alert.name for alert in ALERTS} - {fault.alert for fault in faults}
     wrong += [f"{name} was not rehearsed" for name in sorted(missing)]
