@@ -1,9 +1,10 @@
 """Every alert, rehearsed: a fault in a real part, real rules at their real pace, the seconds until somebody is told.
 
-``./scripts/rehearse alerts``. Postgres, Mosquitto, two hubs, Prometheus, Alertmanager, the exporters, Netdata and a
-simulated fleet run as in stack/vps; PagerDuty, chat, mail and the outside monitor are played by a sink. Faults come in
-acts: what does not silence each other comes at once. What can't be broken on somebody's machine is told by a /proc of
-our own (memory, load), and what takes days by figures or rows that are as old (backups, a pause).
+``./scripts/rehearse alerts``; toll.py beside this file says what the parts take meanwhile. Postgres, Mosquitto, two
+hubs, Prometheus, Alertmanager, the exporters, Netdata and a simulated fleet run as in stack/vps; PagerDuty, chat, mail
+and the outside monitor are played by a sink. Faults come in acts: what does not silence each other comes at once. What
+can't be broken on somebody's machine is told by a /proc of our own (memory, load), and what takes days by figures or
+rows that are as old (backups, a pause).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -50,6 +51,7 @@ from tests.fixtures.small_disk import SmallDisk
 from tests.fixtures.stopping import Operator
 from tests.integration.hub.device import Device, event, heartbeat, new_stream, presence, status, topic
 from tests.integration.stack.rules import ALERTS
+from tests.rehearsals.toll import Toll, scrape
 
 from metrica_fleet.codec import encode
 from metrica_fleet.identity import CommitId
@@ -380,6 +382,21 @@ class Stage:
         one = status(device.name, **fields)  # pyright: ignore[reportArgumentType]
         await device.has_status(one)
 
+    @property
+    def parts(self) -> dict[str, Callable[[], Sequence[int]]]:
+        """What of the stack runs: services by their names there, each with its first processes."""
+        return {
+            "hub": lambda: (self.hub.pid,),
+            "hub, a second one": lambda: (self.second.pid,),
+            "mosquitto": lambda: (self.broker.pid,),
+            "postgres": self.cluster.pids,
+            "prometheus": lambda: (self.prometheus.pid,),
+            "alertmanager": lambda: (self.alertmanager.pid,),
+            "node-exporter": lambda: (self.node.pid,),
+            "postgres-exporter": lambda: (self.exporter.pid,),
+            "blackbox": lambda: (self.prober.pid,),
+        }
+
     # --- acts -------------------------------------------------------------------------------------------------
 
     def broke(self, alert: str, what: str, needle: str = "", *, ago_s: float = 0.0) -> Fault:
@@ -485,8 +502,9 @@ FROM asked
 
 
 async def devices(stage: Stage) -> None:
-    """What devices are like, all at once."""
+    """What devices are like, all at once; and the machine, and the services on it."""
     broker = stage.broker
+    stage.second_cut()  # first: what had been dealt to it is lost to devices that say a thing once
     stage.crowd[2].send_signal(signal.SIGSTOP)
     stage.broke("MetricaDeviceOffline", "a device whose process is frozen: no last word, no FIN", "crowd-9000")
     said: dict[str, tuple[str, dict[str, object]]] = {
@@ -548,8 +566,12 @@ async def devices(stage: Stage) -> None:
     stage.broke("MetricaDeviceMetricsMissing", "Netdata ends")
     machine(stage)
     await updates(stage)
-    await stage.wait("act 1, devices, machine, updates")
+    await _services(stage)
+    await stage.wait("act 1, devices, machine, updates, services")
     flood.end()
+    stage.second_mended()
+    stage.prometheus.config.with_suffix(".good").rename(stage.prometheus.config)
+    stage.prometheus.post("/-/reload")
     stage.crowd[2].send_signal(signal.SIGCONT)
     stage.netdata.again()
     stage.second_shows(age_days=0)
@@ -616,6 +638,19 @@ def machine(stage: Stage) -> None:
     stage.broke("MetricaHubCertificateExpires", what, f":{stage.second.port}")
 
 
+async def _services(stage: Stage) -> None:
+    """What becomes of Prometheus, and of an exporter."""
+    stage.prometheus.config.rename(stage.prometheus.config.with_suffix(".good"))
+    stage.prometheus.config.write_text("scrape_configs: [nonsense]\n")
+    stage.prometheus.post("/-/reload")
+    stage.broke("MetricaPrometheusUnwell", "a configuration that can't be read, and a reload")
+    for _ in range(3):
+        stage.exporter.end()
+        stage.exporter.again()
+        await asyncio.sleep(20)  # so that each start is scraped, as one of Docker's would be
+    stage.broke("MetricaServiceRestarts", "an exporter ends three times, 20 s apart", ago_s=20)
+
+
 async def updates(stage: Stage) -> None:
     """What updates rest on."""
     stage.away_git.fault = Faults(status=503)
@@ -635,7 +670,7 @@ async def updates(stage: Stage) -> None:
 
 
 async def rollout(stage: Stage) -> None:
-    """A commit that the canary refuses, and a mirror that does not pull it; then one that nobody can use."""
+    """A commit that the canary refuses, and a mirror that does not pull it; a page that does not answer."""
     git("fetch", "--quiet", str(stage.fleet.bare), "+refs/heads/*:refs/heads/*", folder=stage.away.bare)
     stage.away_git.fault = Faults()
     commit = stage.fleet.commit({"note": "breaks the canary"})
@@ -649,8 +684,9 @@ async def rollout(stage: Stage) -> None:
     def has_begun() -> bool:
         return bool(stage.hub.get("/api/v1/rollouts?limit=1").json["items"][0]["commit"] == commit)
 
+    stage.front.end()
+    stage.broke("MetricaProbeFailed", "the public name does not answer", f":{stage.front.port}")
     await stage.until(has_begun, "the rollout has begun", 90)
-    refused = _refusal(commit)
     stage.broke("MetricaRolloutHalted", "the one canary refuses the commit")
     await stage.tells(
         stage.canary,
@@ -658,30 +694,11 @@ async def rollout(stage: Stage) -> None:
         wanted_commit=commit,
         phase="refused",
         reason="unhealthy",
-        refused=refused,
+        refused=_refusal(commit),
     )
-    stage.second_cut()
-    stage.prometheus.config.rename(stage.prometheus.config.with_suffix(".good"))
-    stage.prometheus.config.write_text("scrape_configs: [nonsense]\n")
-    stage.prometheus.post("/-/reload")
-    stage.broke("MetricaPrometheusUnwell", "a configuration that can't be read, and a reload")
-    stage.front.end()
-    stage.broke("MetricaProbeFailed", "the public name does not answer", f":{stage.front.port}")
-    await _crashes(stage)
-    await stage.wait("act 2, rollout, restarts")
-    stage.second_mended()
+    await stage.wait("act 2, a rollout, a page that is gone")
     stage.faults.append(behind)  # it is waited for with what comes next
-    stage.prometheus.config.with_suffix(".good").rename(stage.prometheus.config)
-    stage.prometheus.post("/-/reload")
     stage.front.serve(200)
-
-
-async def _crashes(stage: Stage) -> None:
-    for _ in range(3):
-        stage.exporter.end()
-        stage.exporter.again()
-        await asyncio.sleep(20)  # so that each start is scraped, as one of Docker's would be
-    stage.broke("MetricaServiceRestarts", "an exporter ends three times, 20 s apart", ago_s=20)
 
 
 async def commits(stage: Stage) -> None:
@@ -847,7 +864,6 @@ def _fill(stage: Stage) -> None:
 
 
 ACTS: Final[tuple[Callable[[Stage], Awaitable[None]], ...]] = (
-    quiet,
     devices,
     rollout,
     commits,
@@ -864,9 +880,12 @@ async def rehearse(folder: Path, count: int, only: list[str]) -> int:
         stage = Stage(folder, count, closing)
         await stage.build()
         say(f"all parts run; {count} devices are switched on")
+        await quiet(stage)
+        netdata, meter, toll = scrape(stage.prometheus), Toll(stage.parts), ""
         for act in ACTS:
-            if act is quiet or not only or act.__name__ in only:
+            if not only or act.__name__ in only:
                 await act(stage)
+                toll = toll or f"{meter}\n\n{netdata}"
         if any(one.told_s is None and not one.is_given_up for one in stage.faults):
             await stage.wait("what is still open")
         faults, wrong = stage.faults, stage.wrong
@@ -877,6 +896,7 @@ async def rehearse(folder: Path, count: int, only: list[str]) -> int:
         for one in faults
         if one.took_s is not None and one.took_s > MOST_S and one.alert != "MetricaWatchdog"
     ]
+    sys.stdout.write(f"\n{toll}\n")
     sys.stdout.write("\n| alert | severity | fault | told after |\n| --- | --- | --- | --- |\n")
     for one in sorted(faults, key=lambda one: one.alert):
         took = "never" if one.took_s is None else f"{one.took_s:.0f} s"
@@ -893,7 +913,7 @@ def main() -> int:
         prog="./scripts/rehearse alerts", description="Every alert, from its fault to its message."
     )
     parser.add_argument("--devices", type=int, default=500, help="simulated ones, beside those that have faults")
-    names = [act.__name__ for act in ACTS[1:]]
+    names = [act.__name__ for act in ACTS]
     parser.add_argument("--only", action="append", default=[], choices=names, help="this act; may be given again")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="metrica-rehearsal-") as folder:
