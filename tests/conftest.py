@@ -22,8 +22,8 @@ class _AtOnce:
         # pytest-rerunfailures gives pytest's outcomes a fourth.
         again = str(report.outcome) == "rerun"
         if report.failed or again:
-            lines = report.longreprtext.splitlines()
-            reason = next((line.removeprefix("E").strip() for line in lines if line.startswith("E ")), "see the end")
+            lines = [line for line in report.longreprtext.splitlines() if line.strip()] or ["without a word"]
+            reason = next((line.removeprefix("E").strip() for line in lines if line.startswith("E ")), lines[-1])
             self._reporter.ensure_newline()
             self._reporter.write_line(
                 f"{'↻' if again else '✘'} {report.nodeid} ({report.when}, {report.duration:.1f} s): {reason}",
