@@ -36,7 +36,7 @@ _FILTERS: Final = (
 """When something is none. ``# pragma: allowlist secret`` on a line is the first of them."""
 _LARGEST_BYTES: Final = 1024 * 1024
 _BINARY_AHEAD: Final = 8192
-_OURS: Final = re.compile(rb"(?P<age>AGE-SECRET-KEY-1[0-9A-Z]{50,})|(?P<hub>\bmtr_[A-Za-z0-9_-]{30,})")
+_OURS: Final = re.compile(rb"(?P<age>AGE-SECRET-KEY-1[0-9A-Z]{50,})|(?P<hub>\bmt[re]_[A-Za-z0-9_-]{30,})")
 _ALLOWED: Final = b"pragma: allowlist secret"
 _KINDS: Final = {"age": "Age Secret Key", "hub": "Token of a Hub"}
 

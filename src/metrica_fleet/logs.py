@@ -27,8 +27,8 @@ _BEARER: Final = re.compile(r"\b(bearer\s+)[\w.~+/-]{8,}=*", re.IGNORECASE)
 _PRIVATE_KEY: Final = re.compile(
     r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
 )
-_TELLING: Final = re.compile(r"\b(mtr_|whsec_|AGE-SECRET-KEY-1)[A-Za-z0-9_+/=-]{16,}")
-"""A token of ours, the secret of a webhook, a key of age: they say by their beginning what they are."""
+_TELLING: Final = re.compile(r"\b(mt[re]_|whsec_|AGE-SECRET-KEY-1)[A-Za-z0-9_+/=-]{16,}")
+"""A token of the API or of enrolment, the secret of a webhook, a key of age: they say what they are."""
 
 
 def set_up(level: str, *, encode: Callable[[object], bytes]) -> None:

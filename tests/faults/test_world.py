@@ -27,6 +27,7 @@ def simulate(*words: str, niceness: int = 0) -> subprocess.CompletedProcess[str]
     )
 
 
+@pytest.mark.flaky(reruns=0)  # other seeds would hide what broke
 @pytest.mark.patient
 @pytest.mark.timeout(BUDGET_S + 60)
 def test_every_promise_holds_in_fresh_worlds(say: Callable[[str], None]) -> None:

@@ -82,6 +82,7 @@ async def device(
     wake = Wake(clock.now_s)
     ledger = await Ledger.open(folder / "agent.sqlite", appended=wake.nudge, bounds=more.pop("bounds", Bounds()))
     heads: list[Head] = []
+    slower = more.pop("slower", lambda: 1)
     bus = Bus(BrokerAddress(host="127.0.0.1", port=port, **more), fleet=FLEET, device=DEVICE, patience=patience)
 
     async def vitals() -> Vitals:
@@ -100,6 +101,7 @@ async def device(
         chance=random.Random(1).random,  # jitter
         wake=wake,
         timing=timing,
+        slower=slower,
     )
     this = Device(ledger, bus, task, heads, clock)
     try:

@@ -136,6 +136,20 @@ async def test_heartbeats_come_at_their_interval_each_with_a_status(tmp_path: Pa
         await until(lambda: pi.ledger.stored() >= 5)
 
 
+async def test_a_device_that_spares_itself_beats_more_rarely_and_says_how_often(tmp_path: Path, broker: Broker) -> None:
+    timing, factor = structs.replace(QUICK, heartbeat_s=0.1), [1]
+    async with (
+        tiny_hub(broker.port) as hub,
+        device(tmp_path, broker.port, timing=timing, slower=lambda: factor[0]) as pi,
+    ):
+        await until(lambda: hub.statuses and hub.statuses[-1].heartbeat_s == 0.1)
+        factor[0] = 5
+        await until(lambda: hub.statuses[-1].heartbeat_s == 0.5)
+        beats, began_s = pi.task.beats, time.monotonic()
+        await until(lambda: pi.task.beats >= beats + 4)
+        assert time.monotonic() - began_s > 4 * 0.1 * 1.5, "four beats at the old interval and all of its jitter"
+
+
 # --- the broker goes and comes ------------------------------------------------------------------------------------
 
 

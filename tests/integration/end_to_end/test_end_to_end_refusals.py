@@ -218,6 +218,19 @@ def test_a_force_push_of_another_history_is_refused_and_the_device_goes_on(devic
     device.serves("better")
 
 
+def test_a_history_that_a_person_accepts_at_the_device_is_taken_and_that_is_recorded(device: Device) -> None:
+    device.deploy(device.files(page="before"))
+    other = device.fleet.start_over(device.files(page="after"))
+    refused = device.refused(other)
+    assert f"metrica-agent accept-history {other}" in refused.message
+    done = device.agent.command("accept-history", other, "--reason", "the branch was squashed")
+    assert done.returncode == 0, done.stderr
+    allowed = device.agent.wait_for("history.allowed", commit=other)
+    assert "the branch was squashed" in f"{allowed.message} {allowed.detail}"
+    device.confirmed(other, after=allowed.seq)
+    device.serves("after")
+
+
 def test_a_force_push_to_an_older_commit_changes_nothing(device: Device) -> None:
     device.deploy(device.files(page="one"))
     second = device.deploy({PAGE: "two"})

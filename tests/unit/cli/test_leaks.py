@@ -33,6 +33,7 @@ def found(root: Path, text: str, name: str = COMPOSE) -> list[int | None]:
         (COMPOSE, "      AWS: AKIA" + "IOSFODNN7EXAMPLQ"),
         (COMPOSE, "      URL: postgres://user:pa55word@host/db"),
         (COMPOSE, "      HUB: mtr_" + "a1B2" * 9),
+        ("cards/pi-01", "metrica-agent enrol --token mte_" + "a1B2" * 10 + "abc"),
         pytest.param(COMPOSE, f"      KEY: {pyrage.x25519.Identity.generate()}", id="a key of age"),
         ("devices/pi-01.toml", 'WIFI_PASSWORD = "correct horse battery"'),
         ("devices/pi-01.toml", 'SECRET_KEY = "b7f9c3d2e1a0b7f9c3d2e1a0b7f9c3d2"'),

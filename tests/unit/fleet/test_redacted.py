@@ -21,6 +21,7 @@ from metrica_fleet.logs import redact, redacted
         ("secret = 'hunter2'", "hunter2"),
         ("-----BEGIN OPENSSH PRIVATE KEY-----\nhunter2\n-----END OPENSSH PRIVATE KEY-----\nrest", "hunter2"),
         ("the one that was made: mtr_hunter2hunter2hunter2hunter2", "hunter2"),
+        ("enrol --token mte_hunter2hunter2hunter2hunter2", "hunter2"),
         ("signed with whsec_aHVudGVyMmh1bnRlcjJodW50ZXIy", "aHVudGVyMm"),
         ("AGE-SECRET-KEY-1HUNTER2HUNTER2HUNTER2", "HUNTER2"),
         ("-----BEGIN RSA PRIVATE KEY-----\nhunter2 and the end is cut off", "hunter2"),
