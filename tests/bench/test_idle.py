@@ -103,9 +103,23 @@ def test_an_agent_at_rest_at_the_default_intervals(
             poll_s=60.0,
             sample_s=2.0,
         )
-        with Agent(tmp_path, wiring, python=str(agent_python), environment=agent_environment) as agent:
+        python = in_step(tmp_path, agent_python)
+        with Agent(tmp_path, wiring, python=str(python), environment=agent_environment) as agent:
             in_use(agent, fleet, server, nudges, table)
             at_rest(agent, beats, server, to_git, to_broker, table)
+
+
+def in_step(folder: Path, python: Path) -> Path:
+    """Return ``python`` on a machine whose clock systemd-timesyncd keeps, as Raspberry Pi OS has it.
+
+    In a mount namespace of its own. Elsewhere the kernel is asked by ctypes, which takes 0.3 MiB more.
+    """
+    wrapped = folder / "python-in-step"
+    marked = "mount -t tmpfs none /run/systemd && mkdir /run/systemd/timesync && : >/run/systemd/timesync/synchronized"
+    made = f'mkdir -p /run/systemd && {marked} && exec {python} "$@"'
+    wrapped.write_text(f"#!/bin/sh\nexec unshare --mount sh -c '{made}' sh \"$@\"\n")
+    wrapped.chmod(0o755)
+    return wrapped
 
 
 def in_use(agent: Agent, fleet: Repository, server: GitHttpServer, nudges: Nudges, table: Table) -> None:

@@ -163,7 +163,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
             reason="ledger-filesystem",
         )
     db.execute("PRAGMA synchronous = FULL")
-    db.execute("PRAGMA cache_size = -512")
+    db.execute("PRAGMA cache_size = -256")
     db.execute("PRAGMA temp_store = MEMORY")
     db.execute("PRAGMA journal_size_limit = 4194304")
     _migrate(db, path)
