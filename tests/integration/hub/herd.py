@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from metrica_fleet.policies import RolloutPolicy
 
 BEFORE = "a" * 40
+AGAIN_S = 0.2
 
 
 @dataclass
@@ -54,6 +55,10 @@ class Herd:
     """When a gate was heard that is halted."""
     wanted: CommitId | None = None
     _uptime_s: float = 1.0
+    _said: dict[DeviceId, bytes] = field(default_factory=dict[DeviceId, bytes])
+    """The last status of each device: it is said again on each connection."""
+    _trying: dict[DeviceId, CommitId] = field(default_factory=dict[DeviceId, CommitId])
+    """Who began what and has not come to its end."""
 
     @property
     def last(self) -> gates.Gate | None:
@@ -68,14 +73,30 @@ class Herd:
         """Publish a device's status."""
         self._uptime_s += 0.001
         one = status(device, uptime_s=self._uptime_s, **said)  # pyright: ignore[reportArgumentType]
-        await client.publish(topic(device, STATUS), encode(one), qos=1, retain=True)
+        self._said[device] = encode(one)
+        await client.publish(topic(device, STATUS), self._said[device], qos=1, retain=True)
+
+    async def live_on(self, port: int) -> None:
+        """Live until cancelled, over as many connections as it takes."""
+        while True:
+            try:
+                async with connection(port) as client:
+                    await self.live(client)
+            except aiomqtt.MqttError:
+                await asyncio.sleep(AGAIN_S)
 
     async def live(self, client: aiomqtt.Client) -> None:
-        """Live until cancelled."""
+        """Live until cancelled, or until the connection is lost."""
         for device in self.devices:
-            if device not in self.off:
-                await client.publish(topic(device, PRESENCE), encode(presence(device, "online", 1)), qos=1, retain=True)
+            if device in self.off:
+                continue
+            await client.publish(topic(device, PRESENCE), encode(presence(device, "online", 1)), qos=1, retain=True)
+            if device in self._said:
+                await client.publish(topic(device, STATUS), self._said[device], qos=1, retain=True)
+            else:
                 await self.tell(client, device, commit=BEFORE, wanted_commit=BEFORE)
+        for device, commit in tuple(self._trying.items()):
+            await self._end(client, device, commit)
         await client.subscribe(topic_of(Address(FleetId(FLEET), HEAD)), qos=1)
         await client.subscribe(topic_of(Address(FleetId(FLEET), GATE)), qos=1)
         async for message in client.messages:
@@ -116,7 +137,11 @@ class Herd:
 
     async def _try(self, client: aiomqtt.Client, device: DeviceId, commit: CommitId) -> None:
         trial = {"wanted_commit": commit, "commit": BEFORE, "phase": "trial", "mode": "trial", "reason": "in-progress"}
+        self._trying[device] = commit
         await self.tell(client, device, **trial)
+        await self._end(client, device, commit)
+
+    async def _end(self, client: aiomqtt.Client, device: DeviceId, commit: CommitId) -> None:
         if device in self.bad:
             refused = Refusal(commit=commit, reason="unhealthy", message=f"{device} did not come up")
             said = {"wanted_commit": commit, "commit": BEFORE, "phase": "refused", "refused": refused}
@@ -124,15 +149,26 @@ class Herd:
             self.failed_s[device] = time.monotonic()
         elif device not in self.mute:
             await self.tell(client, device, wanted_commit=commit, commit=commit, release="c" * 64)
+        self._trying.pop(device, None)
+
+
+def connection(port: int) -> aiomqtt.Client:
+    return aiomqtt.Client(HOST, port, protocol=aiomqtt.ProtocolVersion.V5, timeout=5)
 
 
 @asynccontextmanager
 async def living(herd: Herd, port: int) -> AsyncGenerator[aiomqtt.Client]:
     """Have the herd live for the block; the connection may tell more of its devices."""
-    async with (
-        aiomqtt.Client(HOST, port, protocol=aiomqtt.ProtocolVersion.V5, timeout=5) as client,
-        asyncio.TaskGroup() as group,
-    ):
+    async with connection(port) as client, asyncio.TaskGroup() as group:
         life = group.create_task(herd.live(client))
         yield client
+        life.cancel()
+
+
+@asynccontextmanager
+async def lasting(herd: Herd, port: int) -> AsyncGenerator[None]:
+    """Have the herd live for the block, whatever becomes of the broker."""
+    async with asyncio.TaskGroup() as group:
+        life = group.create_task(herd.live_on(port))
+        yield
         life.cancel()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.fixtures.broker import Broker
+from tests.fixtures.database import Cluster
 from tests.fixtures.git_servers import http_server, repository
 from tests.fixtures.hub import FLEET, Hub
+from tests.fixtures.machines import Machines
+from tests.integration.hub.killing import killed
 from tests.integration.hub.waiting import until
 
 from metrica_fleet.definition import rollout_in
@@ -17,11 +19,11 @@ from metrica_fleet.identity import DeviceId
 from metrica_fleet.rollout import planned
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Mapping
-    from pathlib import Path
+    from collections.abc import Collection, Mapping
 
-    from tests.fixtures.broker import Broker
     from tests.fixtures.database import Database
+
+    from metrica_agent.decisions.world import Memory
 
 DEVICES = 10
 FLEET_FILE = f"""
@@ -63,40 +65,11 @@ def compose(version: int) -> str:
     return f"services:\n  web:\n    image: example.org/web:{version}\n    restart: unless-stopped\n"
 
 
-class Machines:
-    """``metrica-sim``: the agents of the fleet."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-
-    @classmethod
-    @contextmanager
-    def running(cls, url: str, port: int, folder: Path) -> Generator[Self]:
-        """Run them for the block."""
-        words = ("--fleet", FLEET, "--git", url, "--bus", f"127.0.0.1:{port}", "--state", str(folder / "machines"))
-        quick = ("--devices", str(DEVICES), "--poll", "2", "--heartbeat", "30", "--sample", "0.2", "--control", "-")
-        with (
-            (folder / "machines.log").open("w") as log,
-            subprocess.Popen(
-                [sys.executable, "-m", "metrica_sim", "run", *words, *quick],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            ) as process,
-        ):
-            try:
-                yield cls(process)
-            finally:
-                process.terminate()
-
-    def told(self, line: str) -> str:
-        """Return what the control answers to ``line``."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{line}\n")
-        self._process.stdin.flush()
-        return self._process.stdout.readline().strip()
+FILES: Mapping[str, str] = {
+    "fleet.toml": FLEET_FILE,
+    "roles/camera/compose.yaml": compose(1),
+    **{f"devices/pi-{number:02d}.toml": 'role = "camera"\n' for number in range(1, DEVICES + 1)},
+}
 
 
 def newest(hub: Hub, commit: str) -> Any:
@@ -116,17 +89,13 @@ async def test_agents_begin_with_the_gate_halt_with_it_and_go_back_with_an_abort
     broker: Broker, database: Database, tmp_path: Path
 ) -> None:
     fleet = repository(tmp_path)
-    files: Mapping[str, str] = {
-        "fleet.toml": FLEET_FILE,
-        "roles/camera/compose.yaml": compose(1),
-        **{f"devices/pi-{number:02d}.toml": 'role = "camera"\n' for number in range(1, DEVICES + 1)},
-    }
+    files = FILES
     policy, devices = read({**files, "fleet.toml": FLEET_FILE + ROLLOUT})
     with http_server(fleet.root) as server:
         git = {"METRICA_HUB_GIT_URL": server.url(fleet), "METRICA_HUB_GIT_POLL_S": "0.3"}
         with Hub(database.url, broker.port, settings=git) as hub:
             first = fleet.commit({**files, "allowed_signers": hub.key_line()})
-            with Machines.running(server.url(fleet), broker.port, tmp_path) as machines:
+            with Machines.running(server.url(fleet), broker.port, tmp_path, devices=DEVICES) as machines:
                 hub.wait_until_ready()
                 await until(lambda: on(hub, first), within_s=60)
                 assert hub.get("/api/v1/rollouts").json["items"] == []
@@ -150,6 +119,76 @@ async def test_agents_begin_with_the_gate_halt_with_it_and_go_back_with_an_abort
                 assert hub.get(path, kind, "POST", body, token=operator).json["state"] == "aborted"
                 await until(lambda: went_back(hub, broken, second, bad), within_s=60)
                 assert newest(hub, broken)["stages"][0]["confirmed"] == 0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+async def test_whatever_is_killed_meanwhile_a_bad_commit_halts_in_its_stage_and_nobody_begins_it_after(
+    tmp_path: Path,
+) -> None:
+    """Hub, broker (with its disk) and Postgres are killed in every stage, and once more all of them after the halt."""
+    fleet = repository(tmp_path)
+    policy, devices = read({**FILES, "fleet.toml": FLEET_FILE + ROLLOUT})
+    with (
+        Cluster(Path("/var/tmp")) as cluster,  # noqa: S108 - Postgres' user must be able to enter it
+        Broker(tmp_path) as broker,
+        cluster.database() as database,
+        http_server(fleet.root) as server,
+        Hub(
+            database.url,
+            broker.port,
+            settings={"METRICA_HUB_GIT_URL": server.url(fleet), "METRICA_HUB_GIT_POLL_S": "0.3"},
+        ) as hub,
+    ):
+        hub.wait_until_ready()
+        first = fleet.commit({**FILES, "allowed_signers": hub.key_line()})
+        with Machines.running(server.url(fleet), broker.port, tmp_path, devices=DEVICES) as machines:
+
+            def begun(commit: str) -> set[str]:
+                """Whose ledgers say that they have begun it."""
+                return {device for device in devices if has_begun(machines.memory(device), commit)}
+
+            await until(lambda: on(hub, first), within_s=60)
+            broken = fleet.commit({"fleet.toml": FLEET_FILE + ROLLOUT, "roles/camera/compose.yaml": compose(2)})
+            plan = planned(policy, broken, devices)
+            let_in = {device for stage in plan.stages[:2] for device in stage.members}
+            for device in plan.stages[1].members[:2]:
+                assert machines.told(f"fault {device} exits") == "ok"
+            await until(lambda: newest(hub, broken), within_s=60)
+            killed(hub, hub)
+            await until(lambda: begun(broken), within_s=60)
+            killed(hub, cluster)
+            await until(lambda: newest(hub, broken)["stages"][1]["is_open"], within_s=60)
+            killed(hub, broker)
+            halted = await until(lambda: is_in(hub, broken, "halted"), within_s=90)
+            assert [stage["is_open"] for stage in halted["stages"]] == [True, True, False]
+            assert begun(broken) <= let_in
+
+            killed(hub, hub, broker, cluster)
+            heard = halted["number"]
+            others = set(devices) - let_in
+            await until(lambda: all(told_of(machines.memory(one), heard) for one in others), within_s=60)
+            await until(lambda: all(is_heard_again(hub, device) for device in devices), within_s=90)
+            assert begun(broken) <= let_in
+            again = newest(hub, broken)
+            assert (again["state"], again["number"]) == ("halted", halted["number"])
+
+
+def has_begun(memory: Memory, commit: str) -> bool:
+    """Whether a device is on trial with a commit, has confirmed it, or was and found it bad."""
+    refused = next((one for one in memory.refused if one.commit == commit), None)
+    trial, confirmed = memory.trial, memory.confirmed
+    runs = (trial is not None and trial.commit == commit) or (confirmed is not None and confirmed.commit == commit)
+    return runs or refused is not None
+
+
+def told_of(memory: Memory, number: int) -> bool:
+    """Whether a device remembers that gate."""
+    return memory.gate is not None and memory.gate.number == number
+
+
+def is_heard_again(hub: Hub, device: str) -> bool:
+    return hub.get(f"/api/v1/devices/{device}").json["connection"] == "online"
 
 
 def on(hub: Hub, commit: str, besides: Collection[str] = ()) -> bool:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+from tests.fixtures.broker import Broker
+from tests.fixtures.database import Cluster
 from tests.fixtures.git_servers import Repository, repository
 from tests.fixtures.hub import FLEET, Answer, Hub
-from tests.integration.hub.herd import Herd, living
+from tests.integration.hub.herd import Herd, lasting, living
+from tests.integration.hub.killing import killed
 from tests.integration.hub.waiting import until
 
 from metrica_fleet.definition import rollout_in
@@ -17,12 +23,10 @@ from metrica_fleet.identity import DeviceId
 from metrica_fleet.rollout import planned
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
-    from pathlib import Path
+    from collections.abc import AsyncGenerator, Generator, Mapping
 
     import aiomqtt
-    from tests.fixtures.broker import Broker
-    from tests.fixtures.database import Cluster, Database
+    from tests.fixtures.database import Database
 
     from metrica_fleet.policies import RolloutPolicy
 
@@ -77,16 +81,29 @@ async def rolling_out(
     more: Mapping[str, str] | None = None,
 ) -> AsyncGenerator[tuple[Hub, Herd, aiomqtt.Client]]:
     """A hub that follows ``fleet``, and its devices, which have met the first commit already."""
+    with following(fleet, files, broker, database, folder, more) as (hub, herd):
+        async with living(herd, broker.port) as client:
+            hub.wait_until_ready()
+            yield hub, herd, client
+
+
+@contextmanager
+def following(
+    fleet: Repository,
+    files: Mapping[str, str | bytes | None],
+    broker: Broker,
+    database: Database,
+    folder: Path,
+    more: Mapping[str, str] | None = None,
+) -> Generator[tuple[Hub, Herd]]:
+    """A hub that follows ``fleet``, and its devices, which are to be brought to life."""
     policy, devices = read(files)
     git = {"METRICA_HUB_GIT_URL": str(fleet.bare), "METRICA_HUB_GIT_POLL_S": "0.2", **(more or {})}
     with Hub(database.url, broker.port, settings=git) as hub:
         line = hub.key_line()
         (folder / "signers").write_text(line)
         fleet.commit({**files, "allowed_signers": line})
-        herd = Herd(devices, policy, folder / "signers")
-        async with living(herd, broker.port) as client:
-            hub.wait_until_ready()
-            yield hub, herd, client
+        yield hub, Herd(devices, policy, folder / "signers")
 
 
 def newest(hub: Hub) -> Any:
@@ -141,6 +158,53 @@ async def test_a_commit_that_breaks_devices_halts_at_the_limit_whatever_is_kille
         assert numbers == sorted(numbers)
         assert herd.last is not None
         assert (herd.last.previous, herd.last.threshold) == (broken, EVERYBODY)
+
+
+SHARES = "".join(
+    f'[[rollout.stages]]\nname = "{name}"\nshare = {share}\nsoak_s = 1\n'
+    for name, share in (("tenth", 0.1), ("half", 0.5), ("all", 1.0))
+)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+async def test_of_500_devices_a_commit_breaks_25_and_whatever_is_killed_it_halts_where_they_are(tmp_path: Path) -> None:
+    """Postgres, the hub and the broker with its disk are killed on the way there, and all three after the halt."""
+    fleet, files = repository(tmp_path), fleet_of(500, "failure_share = 0.05\ndeadline_s = 600", SHARES)
+    with (
+        Cluster(Path("/var/tmp")) as cluster,  # noqa: S108 - Postgres' user must be able to enter it
+        Broker(tmp_path) as broker,
+        cluster.database() as database,
+        following(fleet, files, broker, database, tmp_path) as (hub, herd),
+    ):
+        async with lasting(herd, broker.port):
+            hub.wait_until_ready()
+            first = fleet.head()
+            await until(lambda: state_of(hub, first) == "done", within_s=120)
+            broken = fleet.commit({"note": "breaks 25"})
+            plan = planned(herd.policy, broken, herd.devices)
+            assert [len(stage.members) for stage in plan.stages] == [50, 200, 250]
+            herd.bad = frozenset(plan.stages[1].members[:25])
+            let_in = {device for stage in plan.stages[:2] for device in stage.members}
+            await until(lambda: herd.started_on(broken), within_s=60)
+            await asyncio.to_thread(killed, hub, cluster)
+            await until(lambda: newest(hub)["stage"] >= 0, within_s=60)
+            await asyncio.to_thread(killed, hub, hub)
+            await until(lambda: herd.started_on(broken) & herd.bad, within_s=60)
+            await asyncio.to_thread(killed, hub, broker)
+            await until(lambda: state_of(hub, broken) == "halted", within_s=120)
+            halted = newest(hub)
+            assert [stage["is_open"] for stage in halted["stages"]] == [True, True, False]
+            assert herd.started_on(broken) <= let_in
+
+            heard = len(herd.heard)
+            await asyncio.to_thread(killed, hub, hub, broker, cluster)
+            await until(lambda: len(herd.heard) > heard, within_s=60)
+            assert (herd.heard[-1].state, herd.heard[-1].number) == ("halted", halted["number"])
+            failed = len(herd.bad & herd.started_on(broken))
+            await until(lambda: newest(hub)["stages"][1]["refused"] == failed, within_s=60)
+            assert herd.started_on(broken) <= let_in
+            assert state_of(hub, broken) == "halted"
 
 
 PAUSES = """
