@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import subprocess
@@ -10,11 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import pyrage
 import pytest
+from tests.integration.hub.device import Device, status
+from tests.integration.hub.waiting import until
 
 from metrica_cli.main import main
+from metrica_fleet.records import Vitals
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.fixtures.broker import Broker
+    from tests.fixtures.hub import Hub
 
 COMPOSE = """\
 services:
@@ -186,6 +193,48 @@ def test_registries_say_what_there_is_to_download_and_for_which_machines(
         compose.write_text(COMPOSE.replace("busybox:1", f"{registry}/app:{tag}"))
         [one] = planned(fleet, capsys, "pi-01", "--images", code=code).values()
         assert (one["change"], one["download_bytes"], one["message"]) == expected
+
+
+async def test_what_the_hub_knows_is_compared_with_and_what_does_not_fit_on_a_disk_is_said(
+    fleet: Path,
+    registry: str,
+    hub: Hub,
+    broker: Broker,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One device is a commit behind, and has more room than the other."""
+    push(registry, "1", {"arm64": [b"base"]})
+    push(registry, "2", {"arm64": [b"base", b"x" * 50]})
+    commits: list[str] = []
+    for tag in ("1", "2"):
+        (fleet / "roles/web/compose.yaml").write_text(COMPOSE.replace("busybox:1", f"{registry}/app:{tag}"))
+        git(fleet, "commit", "--quiet", "--all", "--message", tag)
+        commits.append(git(fleet, "rev-parse", "HEAD").strip())
+    (fleet / "roles/web/site/index.html").write_text("good day\n")
+    monkeypatch.setenv("METRICA_HUB_URL", f"http://127.0.0.1:{hub.port}")
+
+    async def runs(name: str, commit: str, free_bytes: int, uptime_s: float = 1.0) -> None:
+        async with Device(name, broker.port) as device:
+            await device.is_present("online", 1)
+            vitals = Vitals(disk_total_bytes=1000, disk_free_bytes=free_bytes)
+            await device.has_status(status(name, commit=commit, vitals=vitals, uptime_s=uptime_s))
+
+    await runs("pi-01", commits[0], 49)
+    await runs("pi-02", commits[1], 49)
+    await until(lambda: len(hub.get("/api/v1/devices").json["items"]) == 2)
+
+    def asked(code: int) -> dict[str, Any]:
+        return planned(fleet, capsys, "--installed", "--images", code=code)
+
+    found = await asyncio.to_thread(asked, 1)
+    behind, newest = found["pi-01"], found["pi-02"]
+    assert (behind["restarts"], behind["download_bytes"], behind["free_bytes"]) == (["db", "web"], 50, 49)
+    assert (behind["reason"], behind["message"]) == ("disk-full", "it does not fit: 50 bytes to download, 49 free")
+    assert (newest["restarts"], newest["download_bytes"], newest["reason"]) == (["web"], None, None)
+    await runs("pi-01", commits[0], 500, uptime_s=2.0)
+    await until(lambda: hub.get("/api/v1/devices/pi-01").json["vitals"]["disk_free_bytes"] == 500)
+    assert (await asyncio.to_thread(asked, 0))["pi-01"]["reason"] is None
 
 
 def push(registry: str, tag: str, layers: dict[str, list[bytes]]) -> None:
