@@ -248,3 +248,18 @@ def test_a_command_in_which_the_agent_dies_is_answered_as_interrupted(caller: Co
     running.agent.start()
     ended = caller.ended(running.name, number)
     assert (ended.state, ended.reason) == ("failed", "interrupted")
+
+
+def test_a_history_that_was_rewritten_is_followed_once_that_is_accepted_and_not_before(
+    caller: Commanding, running: Device, people: tuple[Person, Person]
+) -> None:
+    signers = {"allowed_signers": people[0].line(OPTIONS)}
+    rewritten = running.fleet.start_over(running.files(page="rewritten", also=signers))
+    told = running.refused(rewritten)
+    assert told.reason in {"history-diverged", "history-unproven"}
+    number = caller.send(running.name, "accept-history", commit=rewritten, reason="main was rewritten, by ada")
+    done = caller.ended(running.name, number)
+    assert (done.state, done.message) == ("done", f"commit {rewritten[:8]} may follow, once, whatever its history")
+    running.confirmed(rewritten, after=told.seq)
+    running.serves("rewritten")
+    assert running.agent.memory().accepted == rewritten
