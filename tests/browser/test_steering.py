@@ -8,6 +8,7 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager
+from threading import Event
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -161,6 +162,7 @@ def test_a_fleet_is_stopped_and_goes_on_by_an_operators_own_key(operated: Visit,
 
 # Commands
 
+BUNDLE: Final = bytes(range(256)) * 4
 LINES: Final = tuple(f"frame {number}" for number in range(1200))
 
 
@@ -190,6 +192,12 @@ def answers(command: Command) -> list[Answer]:
             return [
                 *(Answer(number=number, state="running", part=at, lines=lines) for at, lines in enumerate(parts)),
                 Answer(number=number, state="done", part=len(parts)),
+            ]
+        case "collect":
+            parts = [BUNDLE[:600], BUNDLE[600:]]
+            return [
+                *(Answer(number=number, state="running", part=at, data=data) for at, data in enumerate(parts)),
+                Answer(number=number, state="done", part=len(parts), message="all of it"),
             ]
         case "restart":
             return [Answer(number=number, state="failed", reason="no-such-service", message="there is no tuba")]
@@ -247,6 +255,90 @@ def test_what_went_wrong_is_said_and_a_dangerous_thing_wants_the_name(operated: 
         reboot.get_by_label("Type its name").fill("pi-0013")
         reboot.get_by_role("button").click()
         expect(page.locator("#answer-title")).to_have_text("reboot: done")
+
+
+def test_every_other_action_is_given_and_its_answer_shown(operated: Visit, house: House) -> None:
+    page = operated.to("/devices/pi-0014")
+    switched: tuple[tuple[str, str | None], ...] = (
+        ("sync", None),
+        ("redeploy", None),
+        ("hold", "hold"),
+        ("hold", "go on"),
+        ("safe-mode", "safe mode"),
+        ("safe-mode", "the confirmed release"),
+    )
+    with obeying(house, ("pi-0014", len(switched) + 1)):
+        for verb, to in switched:
+            action = page.locator(f"#action-{verb}")
+            if not action.locator("form").is_visible():
+                action.locator("summary").click()
+            if to is not None:
+                action.get_by_label("To").select_option(to)
+                action.get_by_label("Why").fill("a look at it")
+            given = page.locator("#device-commands li").count()
+            action.get_by_role("button").click()
+            expect(page.locator("#device-commands li").first).to_contain_text(verb)
+            expect(page.locator("#device-commands li")).to_have_count(given + 1)
+            expect(page.locator("#answer-title")).to_have_text(f"{verb}: done")
+        page.locator("#action-collect summary").click()
+        page.locator("#action-collect").get_by_role("button").click()
+        expect(page.locator("#answer-title")).to_have_text("collect: done, all of it")
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Download").click()
+        assert download.value.path().read_bytes() == BUNDLE
+    page.goto(f"{operated.url}/audit?action=command.send&subject=device/pi-0014")
+    expect(page.locator("tbody tr")).to_have_count(len(switched) + 1)
+
+
+async def follows(house: House, name: str, scrolled: Event) -> None:
+    """Be a device whose log is followed: it writes more once somebody has ``scrolled`` up, until it is told to end."""
+    async with Device(name, house.broker.port) as device, asyncio.timeout(60):
+        await device.client.subscribe(topic(name, COMMANDS), qos=1)
+        await device.is_present("online", 30)
+        followed = 0
+        async for message in device.client.messages:
+            signed = decode(COMMANDS, message.payload)  # pyright: ignore[reportArgumentType]
+            assert isinstance(signed, Signed)
+            command = understood(signed.text)
+            if command.verb == "logs":
+                assert command.arguments["follow"] is True
+                followed = command.number
+                await device.say(ANSWERS, encode(Answer(number=followed, state="running", lines=LINES[:200])))
+                await asyncio.to_thread(scrolled.wait, 30)
+                await device.say(
+                    ANSWERS, encode(Answer(number=followed, state="running", part=1, lines=LINES[200:230]))
+                )
+            elif command.verb == "cancel":
+                assert command.arguments["command"] == followed
+                await device.say(ANSWERS, encode(Answer(number=command.number, state="done")))
+                end = Answer(number=followed, state="done", reason="cancelled", message="it was followed", part=2)
+                await device.say(ANSWERS, encode(end))
+                return
+
+
+def test_a_log_that_is_followed_stands_still_for_who_scrolls_up_and_is_ended(operated: Visit, house: House) -> None:
+    page, scrolled = operated.to("/devices/pi-0015"), Event()
+    action, lines = page.locator("#action-logs"), page.locator("#answer-lines")
+    action.locator("summary").click()
+    action.get_by_label("and what it writes from now on").check()
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(asyncio.run, follows(house, "pi-0015", scrolled))
+        action.get_by_role("button").click()
+        expect(lines.locator("span")).to_have_count(200)
+        expect(page.locator("#answer-title")).to_have_text("logs: running")
+        lines.evaluate("box => { box.scrollTop = 0 }")
+        scrolled.set()
+        more = page.locator("#answer-more")
+        expect(more).to_have_text("30 new lines")
+        assert lines.evaluate("box => box.scrollTop") == 0
+        more.click()
+        expect(more).to_be_hidden()
+        page.get_by_label("wrap").check()
+        expect(lines).to_have_class("is-wrapped")
+        page.get_by_role("button", name="End it").click()
+        expect(page.locator("#answer-title")).to_have_text("logs: done, cancelled: it was followed")
+        expect(page.get_by_role("button", name="End it")).to_be_hidden()
+        following.result(timeout=60)
 
 
 def test_devices_that_are_ticked_are_told_all_at_once(operated: Visit, house: House) -> None:
