@@ -224,7 +224,7 @@ def assembled(parts: Settings, writers: Pool, readers: Pool) -> Hub:
             live,
             Sources(reader, Trail(readers), stops, rollouts, commands, branch.doubts),
         ),
-        Devices(reader, now=_now),
+        Devices(reader, day=board.day, now=_now),
         papers.resource,
         NetdataTargets(board, parts.fleet, parts.metrics.netdata_address),
         Events(reader),

@@ -16,13 +16,15 @@ from metrica_fleet.records import Vitals
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, ViewportSize
 
 __all__ = ["say"]
 
 FLEET_PAGES = ("/?q=pi-000", "/?view=tiles&q=pi-000", "/?view=table&q=pi-000")
 DEVICE_PAGES = ("/devices/pi-0001", "/devices/pi-0004?span=7d")
 STEERING = ("/rollouts", "/rollouts/2?state=refused", "/stop?level=halt&scope=fleet&reason=smoke")
+OTHERS = ("/login", "/devices/nobody", "/rollouts/999")
+"""That are there once, and have nothing that lives: the form, and what is not there."""
 READING = (*FLEET_PAGES, *DEVICE_PAGES, *STEERING, "/events?device=pi-0002", "/audit")
 TARGETS = ".top a, button, .views a, .tile, .brief, .counter, select, input, .bottom a"
 BUDGET_BYTES = 150_000
@@ -109,7 +111,7 @@ def test_the_title_and_the_icon_count_the_problems_and_a_lost_hub_is_said(visit:
 # The fleet
 
 
-def test_counters_are_filters_that_a_link_keeps(visit: Visit) -> None:
+def test_counters_are_filters_that_a_link_keeps(visit: Visit, house: House) -> None:
     page = visit.to("/")
     share = DEVICES // 100
     for name, count in (("problems", 4 * share), ("offline", share), ("trial", share), ("refused", share)):
@@ -127,6 +129,8 @@ def test_counters_are_filters_that_a_link_keeps(visit: Visit) -> None:
     assert page.locator("tbody tr td:nth-child(2)").all_inner_texts() == roles
     visit.to("/?view=table&q=pi-0001")
     expect(page.get_by_role("img", name=re.compile(r"heard in 2\d of 24 hours; trouble in 1"))).to_be_visible()
+    hours = house.hub.get("/api/v1/devices/pi-0001/day", token=house.tokens["viewer"]).json["hours"]
+    assert (len(hours), hours.count("troubled"), hours.count("heard") >= 19) == (24, 1, True)
 
 
 def test_five_hundred_devices_are_on_one_screen(visit: Visit) -> None:
@@ -275,6 +279,31 @@ def test_axe_finds_nothing_serious(scheme: Scheme, rules: str | None, operated: 
     operated.page.emulate_media(color_scheme=scheme)
     for path in READING:  # in the dark only colours can differ
         assert axe(operated.to(path), rules) == [], path
+
+
+def test_axe_finds_nothing_serious_on_a_phone(phone: Visit, axe: Axe) -> None:
+    for path in READING:
+        assert axe(phone.to(path), None) == [], path
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_axe_finds_nothing_serious_in_the_form_in_what_is_not_there_and_in_what_opens(
+    viewport: ViewportSize, house: House, chromium: Browser, axe: Axe
+) -> None:
+    with chromium.new_context(viewport=viewport, storage_state=house.signed_in["operator"]) as context:
+        page = context.new_page()
+        for path in OTHERS:
+            page.goto(f"{house.url}{path}")
+            assert axe(page, None) == [], path
+        page.goto(f"{house.url}/devices/pi-0001")
+        page.wait_for_selector('#link[data-state="live"]')
+        for action in page.locator(".action").all():
+            action.locator("summary").click()
+            expect(action.locator("form")).to_be_visible()
+            assert axe(page, None) == [], action.get_attribute("id")
+        page.keyboard.press("?")
+        expect(page.get_by_role("dialog")).to_be_visible()
+        assert axe(page, None) == [], "the list of keys"
 
 
 def test_every_page_is_there_within_a_second_at_a_thousand_devices(

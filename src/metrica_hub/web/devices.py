@@ -9,9 +9,10 @@ from msgspec import structs
 
 from metrica_fleet.identity import Name, RoleName
 from metrica_fleet.records import Mode
+from metrica_hub.decisions.day import HOURS, Day, Hour
 from metrica_hub.decisions.fleet_state import DeviceState, Selection
 from metrica_hub.errors import BadRequest, NotThere
-from metrica_hub.web.answers import Page, page, versioned
+from metrica_hub.web.answers import Page, json, page, versioned
 from metrica_hub.web.cursors import AFTER, LIMIT, device_of, device_start_of, limit_of, only, part_of, text_of
 from metrica_hub.web.routing import Parameter, Route
 
@@ -40,11 +41,21 @@ _FILTERS: Final = (
 _TRUTHS: Final = {"true": True, "false": False}
 
 
+class DayView(msgspec.Struct, frozen=True, kw_only=True):
+    """A device's last 24 hours."""
+
+    device: str
+    hours: Annotated[tuple[Hour, ...], msgspec.Meta(min_length=HOURS, max_length=HOURS)]
+    """The oldest first, the one that goes on last; ``troubled``: something failed there."""
+
+
 class Devices:
     """The resource."""
 
-    def __init__(self, reads: Reads, *, now: Callable[[], datetime]) -> None:
+    def __init__(self, reads: Reads, *, day: Callable[[str], Day | None], now: Callable[[], datetime]) -> None:
+        """``day``: what the last 24 hours of a device were like, as far as it is known."""
         self._reads = reads
+        self._day = day
         self._now = now
 
     def routes(self) -> tuple[Route, ...]:
@@ -68,6 +79,14 @@ class Devices:
                 answers=DeviceState,
                 versioned=True,
             ),
+            Route(
+                "GET",
+                "/api/v1/devices/{device}/day",
+                "getDeviceDay",
+                self.get_day,
+                "What a device's last 24 hours were like, hour by hour; counted every two minutes.",
+                answers=DayView,
+            ),
         )
 
     async def list_all(self, request: web.Request) -> web.StreamResponse:
@@ -83,11 +102,21 @@ class Devices:
     async def get(self, request: web.Request) -> web.StreamResponse:
         """Answer with one device."""
         only(request, ())
-        name = device_of(request)
+        device = await self._known(device_of(request))
+        return versioned(request, self._aged(device), str(device.change))
+
+    async def get_day(self, request: web.Request) -> web.StreamResponse:
+        """Answer with its last 24 hours."""
+        only(request, ())
+        device = await self._known(device_of(request))
+        day = self._day(device.device) or Day()
+        return json(DayView(device=device.device, hours=day.hours()))
+
+    async def _known(self, name: str) -> DeviceState:
         device = await self._reads.device(name)
         if device is None:
             raise NotThere(f'No device "{name}" was ever heard of.')
-        return versioned(request, self._aged(device), str(device.change))
+        return device
 
     def _aged(self, device: DeviceState) -> DeviceState:
         if device.last_seen_at is None:

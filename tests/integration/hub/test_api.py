@@ -64,6 +64,7 @@ ALLOWED: dict[str, Role | None] = {
     "whoAmI": "viewer",
     "listDevices": "viewer",
     "getDevice": "viewer",
+    "getDeviceDay": "viewer",
     "streamDevices": "viewer",
     "getDeviceVitals": "viewer",
     "getNetdataTargets": "viewer",

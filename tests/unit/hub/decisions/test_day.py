@@ -14,6 +14,7 @@ def test_a_day_is_told_in_pieces_without_gaps_the_worst_word_first() -> None:
         ("silent", 5, 7),
         ("heard", 12, 12),
     )
+    assert [day.hours()[hour] for hour in (0, 1, 5, 23)] == ["heard", "troubled", "silent", "heard"]
     assert day.words() == "heard in 16 of 24 hours; trouble in 2"
     assert Day().runs() == (("silent", 0, 24),)
     assert Day().words() == "heard in 0 of 24 hours"
