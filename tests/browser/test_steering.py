@@ -112,7 +112,7 @@ async def obey(house: House, names: tuple[str, ...], number: int, level: Level |
 def give(page: Page, folder: Path) -> int:
     """Sign what the page shows, and give it; return its number."""
     expect(page.locator("#order-text")).to_contain_text("number")
-    text = page.locator("#order-text").inner_text() + "\n"
+    text = page.locator("#order-text").text_content() or ""
     page.get_by_label("What the last line printed").fill(signature(text, folder))
     page.get_by_role("button", name="Give the order").click()
     expect(page.locator("#give output")).to_contain_text("is on its way")
