@@ -59,6 +59,7 @@ from metrica_fleet.messages import Refusal, StopStanding
 from metrica_fleet.records import Vitals
 from metrica_fleet.stop import Level
 from metrica_fleet.topics import PRESENCE, RECORDS, STATUS
+from metrica_hub.decisions.silence import GRACE_S
 from metrica_sim.crowd.plan import Plan
 
 MOST_S: Final = 180.0
@@ -481,6 +482,9 @@ async def quiet(stage: Stage) -> None:
     await stage.until(
         lambda: stage.prometheus.firing() == {"MetricaWatchdog"}, "nothing fires on a machine that is well"
     )
+    # Who comes and goes is not counted before that: it may be the hub that came.
+    age = f'time() - process_start_time_seconds{{instance="{HOST}:{stage.hub.port}"}} > {GRACE_S + 15}'
+    await stage.until(lambda: stage.prometheus.ask(age), "the hub has listened for long enough")
     say(f"  firing: {sorted(stage.prometheus.firing())}")
     stage.wrong += [f"a rule fails: {rule}" for rule in stage.prometheus.unhealthy_rules()]
     await stage.wait("act 0, all is well")
