@@ -131,7 +131,7 @@ class TcpCheck(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     host: Host = "127.0.0.1"
     """Where to connect to; by default the device itself."""
     port: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
-    """A port that is published there."""
+    """A port there. Docker itself accepts on one that Compose publishes, whoever listens inside: ask it by ``http``."""
     timeout_s: Seconds = 5.0
     """Without a connection by then it has failed."""
     failures_allowed: Failures = 2
