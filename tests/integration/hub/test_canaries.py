@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import pytest
 from tests.fixtures.broker import HOST, Broker, free_port
 from tests.fixtures.git_servers import http_server, repository
 from tests.fixtures.hub import Hub
 from tests.integration.hub.device import Device, event, new_stream, status
 from tests.integration.hub.waiting import until
 
+from metrica_agent.enrolling import Address, enrolled
+from metrica_fleet.errors import Unusable
 from metrica_hub import settings
 
 if TYPE_CHECKING:
@@ -58,6 +61,7 @@ async def test_no_secret_is_in_logs_answers_metrics_pages_or_errors(
     password.write_text(planted["bus"])
     fleet = repository(tmp_path)
     fleet.commit({"fleet.toml": "name = 'a'"})
+    authority = {one: str(tmp_path / f"authority.{one}") for one in ("certificate", "key", "crl")}
     question = "&" if "?" in database.url else "?"
     with http_server(fleet.root) as server:
         own = {
@@ -69,8 +73,10 @@ async def test_no_secret_is_in_logs_answers_metrics_pages_or_errors(
             "METRICA_HUB_GIT_MIRRORS": f'["http://hub:{planted["mirror"]}@{HOST}:{free_port()}/fleet.git"]',
             "METRICA_HUB_HTTP_ANONYMOUS": "none",
             "METRICA_HUB_WEBHOOKS_PRIVATE": "true",
+            **{f"METRICA_HUB_AUTHORITY_{one.upper()}_FILE": file for one, file in authority.items()},
         }
         hub = Hub(f"{database.url}{question}password={planted['database']}", broker.port, settings=own)
+        said = {"authority": ran(hub, "authority")}
         with hub:
             hub.wait_until_ready()
             hub.shown = planted["token"] = hub.token("admin")
@@ -78,6 +84,13 @@ async def test_no_secret_is_in_logs_answers_metrics_pages_or_errors(
             made = posted(hub, "/api/v1/webhooks", hook)
             planted["webhook's secret"] = made["secret"]
             planted["other token"] = posted(hub, "/api/v1/tokens", {"name": "other", "role": "viewer"})["token"]
+            planted["used enrolment token"] = used = posted(hub, "/api/v1/devices/pi-01/enrolment", {})["token"]
+            at = Address.of(f"http://{HOST}:{hub.port}", pin=None, plain=False)
+            assert enrolled(tmp_path / "pi-01", at, used).device == "pi-01"
+            with pytest.raises(Unusable, match="another key"):
+                enrolled(tmp_path / "thief", at, used)
+            planted["enrolment token"] = posted(hub, "/api/v1/devices/pi-01/enrolment", {})["token"]
+            assert planted["enrolment token"].startswith("mte_")
             async with Device("pi-01", broker.port) as device:
                 await device.is_present("online", 1)
                 await device.has_status(status("pi-01"))
@@ -87,36 +100,32 @@ async def test_no_secret_is_in_logs_answers_metrics_pages_or_errors(
             await until(lambda: "webhook" in hub.log and "mirror" in hub.log)
             await until(lambda: hub.get("/api/v1/head").json.get("commit"))
             planted["key"] = line_of(hub.environment["METRICA_HUB_HUB_KEY_FILE"])
-            said = {path: hub.get(path).text for path in asked(hub)}
-            check = subprocess.run(  # noqa: ASYNC221 - nothing else goes on
-                [sys.executable, "-m", "metrica_hub", "check"],
-                env=hub.environment,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=60,
-            )
-            said["check"] = check.stdout + check.stderr
+            planted["authority's key"] = line_of(authority["key"])
+            said |= {path: hub.get(path).text for path in asked(hub)}
+            said["check"] = ran(hub, "check")
             hub.stop()
             said["log"] = hub.log
-        gone = dict(own) | {
-            "METRICA_HUB_DATABASE_URL": f"postgresql://hub:{planted['database']}@{HOST}:{free_port()}/x"
-        }
-        failed = subprocess.run(  # noqa: ASYNC221 - likewise
-            [sys.executable, "-m", "metrica_hub", "run"],
-            env=hub.environment | gone,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        said["error"] = failed.stdout + failed.stderr
+        hub.environment["METRICA_HUB_DATABASE_URL"] = f"postgresql://hub:{planted['database']}@{HOST}:{free_port()}/x"
+        said["error"] = ran(hub, "run")
     assert "http.proxies" in said["check"]
     assert "can't be used" in said["error"]
     # Whom a webhook tells is shown to admins, who wrote it: the rest of the address is no secret of the hub's.
     shown = {(path, "webhook") for path in ("/api/v1/webhooks", "/api/v1/webhooks/1", "/api/v1/audit")}
     leaks = {(where, what) for where, text in said.items() for what, secret in planted.items() if secret in text}
     assert leaks - shown == set()
+
+
+def ran(hub: Hub, command: str) -> str:
+    """Return what ``metrica-hub COMMAND`` says to its end."""
+    done = subprocess.run(
+        [sys.executable, "-m", "metrica_hub", command],
+        env=hub.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return done.stdout + done.stderr
 
 
 def posted(hub: Hub, path: str, body: Any, status: int = 201) -> Any:
