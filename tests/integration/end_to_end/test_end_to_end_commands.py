@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import secrets
+import shlex
 import tarfile
 from typing import TYPE_CHECKING, Any
 
+import pyrage
 import pytest
 from tests.fixtures.agent import FLEET, until
+from tests.fixtures.broker import HOST, free_port
 from tests.fixtures.commanding import OPTIONS, Commanding
 from tests.fixtures.signing import Person
 from tests.integration.end_to_end.device import WEB
@@ -29,6 +33,8 @@ TALKER = {
     "restart": "unless-stopped",
     "stop_grace_period": "0s",
 }
+CREDENTIAL = f"canary-{secrets.token_hex(8)}"
+"""By which the device fetches; of its two remotes the first is not there, and that is told."""
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +54,10 @@ def caller(broker: Broker, people: tuple[Person, Person]) -> Iterator[Commanding
 def running(old_hand: Device, people: tuple[Person, Person]) -> Device:
     """A device that trusts the hub's key, and runs a web server and somebody who talks much."""
     services = {"web": {**WEB, "stop_grace_period": "0s"}, "talker": TALKER}
+    (url,) = old_hand.agent.wiring.remotes
+    mirror = f"http://{HOST}:{free_port()}/fleet.git"
+    deploying = tuple(one.replace("://", f"://deploy:{CREDENTIAL}@") for one in (mirror, url))
+    old_hand.rewire(old_hand.wiring(remotes=deploying))
     old_hand.deploy(old_hand.files(services, also={"allowed_signers": people[0].line(OPTIONS)}), within_s=60)
     return old_hand
 
@@ -150,7 +160,9 @@ def test_a_log_is_followed_until_somebody_ends_it(caller: Commanding, running: D
 
 
 def test_the_bundle_has_what_helps_and_no_secret(caller: Commanding, running: Device) -> None:
-    running.engine.shell("web", "echo password=hunter2 >/proc/1/fd/1")
+    age, token = str(pyrage.x25519.Identity.generate()), f"mte_{secrets.token_urlsafe(32)}"
+    told = ("password=hunter2", f"the key {age}", f"the token {token}", f"from https://deploy:{CREDENTIAL}@git/fleet")
+    running.engine.shell("web", f"printf '%s\\n' {shlex.join(told)} >/proc/1/fd/1")
     number = caller.send(running.name, "collect", timeout_s=60)
     done = caller.ended(running.name, number, within_s=40)
     assert done.state == "done", done
@@ -164,8 +176,10 @@ def test_the_bundle_has_what_helps_and_no_secret(caller: Commanding, running: De
     assert "release.confirmed" in texts["events.jsonl"]
     assert "line 12999 " in texts["logs/talker.txt"]
     assert "Server Version" in texts["docker-info.txt"]
-    assert "password=***" in texts["logs/web.txt"]
-    assert not any("hunter2" in text for text in texts.values())
+    hidden = ("password=***", "the key AGE-SECRET-KEY-1***", "the token mte_***", "from https://***@git/fleet")
+    assert [line for line in hidden if line not in texts["logs/web.txt"]] == []
+    secret = ("hunter2", age.removeprefix("AGE-SECRET-KEY-1"), token.removeprefix("mte_"), CREDENTIAL)
+    assert [(name, one[:4]) for name, text in texts.items() for one in secret if one in text] == []
 
 
 def test_decisions_are_told_and_git_is_asked(caller: Commanding, running: Device) -> None:
