@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests.faults import failures
-from tests.thirds import of_this_commit
+from tests.rota import of_this_commit
 
 _LEFT = pytest.StashKey[int]()
 """How many long tests are left to other commits."""
@@ -33,7 +33,7 @@ class _AtOnce:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave two thirds of the long tests of a whole run to other commits; begin with those that are patient."""
+    """Leave three quarters of the long tests of a whole run to other commits; begin with those that are patient."""
     long = [item.nodeid for item in items if item.get_closest_marker("long")]
     left = set(long).difference(of_this_commit(long))
     if left:
@@ -80,5 +80,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if left := config.stash.get(_LEFT, 0):
         terminalreporter.section("long tests")
         terminalreporter.write_line(
-            f"{left} are left to other commits (tests/thirds.py); ./scripts/test --every runs all"
+            f"{left} are left to other commits (tests/rota.py); ./scripts/test --every runs all"
         )

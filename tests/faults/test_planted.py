@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.thirds import of_this_commit
+from tests.rota import of_this_commit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

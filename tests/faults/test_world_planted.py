@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.thirds import of_this_commit
+from tests.rota import of_this_commit
 
 ROOT = Path(__file__).parents[2]
 PLANTED = {
