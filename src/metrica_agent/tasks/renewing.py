@@ -102,8 +102,10 @@ class RenewalTask:
         """Look, and do what is to be done, until cancelled."""
         while True:
             self.wake.clear()
-            await self._hear()
             papers = await self.means.identity.papers()
+            if await self._hear():
+                continue
+            # Nothing is waited for from here on: a link that came to stand after it was looked for would be given up.
             match decide(self._facts(papers)):
                 case Rest(until_s=until_s):
                     await self.wake.wait_until(until_s)
@@ -125,8 +127,8 @@ class RenewalTask:
             tried_s=self._tried_s,
         )
 
-    async def _hear(self) -> None:
-        """Draw the conclusions from what the connections came to."""
+    async def _hear(self) -> bool:
+        """Draw the conclusions from what the connections came to; true where the certificate is another one now."""
         if self._untimely_s is not None and await self._told_lately("bus.untimely", self._untimely()):
             self._untimely_s = None
         if self._refused is not None:
@@ -135,14 +137,17 @@ class RenewalTask:
             saying = Saying(kind="identity.refused", reason=self._refused, message=f"{message}; {way_out}")
             await self._told_lately("identity.refused", saying)
         if not self._linked:
-            return
+            return False
         try:
-            if await self.means.identity.taken():
-                self._attempts, self._tried_s = 0, None
-                message = "the broker took the new certificate; the one before, and its key, are gone"
-                await self._tell(Saying(kind="identity.renewed", message=message))
+            if not await self.means.identity.taken():
+                return False
         except NotNow as error:
             log.warning("certificate_not_kept", reason=error.reason, error=error.message)
+            return False
+        self._attempts, self._tried_s = 0, None
+        message = "the broker took the new certificate; the one before, and its key, are gone"
+        await self._tell(Saying(kind="identity.renewed", message=message))
+        return True
 
     def _untimely(self) -> Saying:
         message = (

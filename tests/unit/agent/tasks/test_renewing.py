@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -31,6 +31,8 @@ class Device:
     turns: int = 0
     hub_is_away: bool = False
     told: list[Saying] = field(default_factory=list[Saying])
+    meanwhile: Callable[[], None] = lambda: None
+    """Called while the certificate is read."""
 
     def has_next(self) -> bool:
         return self.next
@@ -42,6 +44,7 @@ class Device:
         return True
 
     async def papers(self) -> Papers:
+        self.meanwhile()
         begin = BEGIN if self.serial == "000000" else BEGIN + timedelta(days=80)
         return Papers(serial=self.serial, not_before=begin, not_after=begin + timedelta(days=90))
 
@@ -123,6 +126,22 @@ async def test_with_a_clock_that_is_not_right_nothing_is_asked_until_the_broker_
         await settled()
     assert device.asked == 1
     assert device.kinds() == ["identity.refused"]
+
+
+async def test_a_connection_by_the_next_certificate_that_comes_to_stand_at_any_moment_is_not_given_up() -> None:
+    device = Device(wall=None)
+    async with running(device) as task:
+
+        def connect() -> None:
+            if device.next:
+                device.shown_next = True
+                task.linked(stands=True)
+
+        device.meanwhile = connect
+        task.troubled(EXPIRED)
+        await settled()
+    assert (device.serial, device.asked, device.turns) == ("000001", 1, 0)
+    assert device.kinds() == ["identity.refused", "identity.renewed"]
 
 
 async def test_a_boot_in_1970_is_told_and_passes_by_itself() -> None:
