@@ -8,8 +8,6 @@ tests/integration/agent/test_versions.py. All devices live at the same time, sin
 
 from __future__ import annotations
 
-import os
-import subprocess
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -24,6 +22,7 @@ from tests.fixtures.supervisor import Supervisor
 from metrica_agent import launcher
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Mapping
     from pathlib import Path
 
@@ -133,15 +132,7 @@ class Device:
 
     def start(self, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         """Start the launcher, as systemd does."""
-        with self.agent.output.open("ab") as log:
-            return subprocess.Popen(
-                [*self.installed.command, "run", "--config", str(self.agent.config)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **environment},
-                start_new_session=True,
-            )
+        return self.installed.start(self.agent, environment)
 
     def push(self, more: Mapping[str, str]) -> CommitId:
         files = {
