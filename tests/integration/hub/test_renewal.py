@@ -1,13 +1,19 @@
-"""A certificate of seconds, and a real agent that lives by it: with a clock that is trusted here, or with none."""
+"""A certificate that ends, and a real agent that lives by it: by a clock that it believes, by none, and by a wrong one.
+
+What it believes its clock by is given to it in a mount namespace: a /run of its own, with the mark that systemd's
+timesyncd sets there or without. Where it is to believe nothing, the kernel's word is changed, too. That needs root.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from tests.faults.test_p07_clock import IN_1970, Clock
@@ -25,21 +31,110 @@ if TYPE_CHECKING:
     from tests.fixtures.database import Database
 
 SECONDS = 12
-DAYS = {"METRICA_HUB_ENROLMENT_CERTIFICATE_DAYS": str(SECONDS / 86_400)}
+_OWN_RUN: Final = "mount -t tmpfs none /run"
+_SYNCHRONISED: Final = "mkdir -p /run/systemd/timesync && touch /run/systemd/timesync/synchronized"
+BELIEVED: Final = ("unshare", "--mount", "sh", "-c", f'{_OWN_RUN} && {_SYNCHRONISED} && exec "$@"', "sh")
+"""What runs an agent that believes its clock, whatever the kernel says of it."""
+NOT_BELIEVED: Final = ("unshare", "--mount", "sh", "-c", f'{_OWN_RUN} && exec "$@"', "sh")
+"""Without the mark, the kernel is asked."""
+UNSYNCHRONISED: Final = "int adjtimex(void *timex) { (void)timex; return 5; }\n"
+"""TIME_ERROR, as a kernel says whose clock nobody keeps in step."""
+YEARS_AHEAD: Final = r"""
+#define _GNU_SOURCE
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+enum { AHEAD_S = 14 * 365 * 86400 };
+int clock_gettime(clockid_t clock, struct timespec *now) {
+  int failed = (int)syscall(SYS_clock_gettime, clock, now);
+  if (!failed && clock == CLOCK_REALTIME) now->tv_sec += AHEAD_S;
+  return failed;
+}
+int gettimeofday(struct timeval *now, void *zone) {
+  (void)zone;
+  struct timespec exact;
+  int failed = clock_gettime(CLOCK_REALTIME, &exact);
+  if (!failed) now->tv_sec = exact.tv_sec, now->tv_usec = exact.tv_nsec / 1000;
+  return failed;
+}
+time_t time(time_t *now) {
+  struct timespec exact;
+  clock_gettime(CLOCK_REALTIME, &exact);
+  if (now) *now = exact.tv_sec;
+  return exact.tv_sec;
+}
+"""
+"""No libfaketime: under it a short sleep of a busy process may fail (clock_nanosleep: EINVAL), as openssl is run."""
 
 
-def test_an_agent_renews_its_certificate_by_itself_and_stays_on_the_bus(database: Database, tmp_path: Path) -> None:
-    with PaperFleet(tmp_path, database.url, settings=DAYS) as fleet:
+def lasting(seconds: float) -> dict[str, str]:
+    """Return the setting of a hub whose certificates last so long."""
+    return {"METRICA_HUB_ENROLMENT_CERTIFICATE_DAYS": str(seconds / 86_400)}
+
+
+@pytest.mark.long
+def test_by_a_clock_that_it_believes_an_agent_renews_before_the_end_and_stays_on_the_bus(
+    database: Database, tmp_path: Path
+) -> None:
+    with PaperFleet(tmp_path, database.url, settings=lasting(60)) as fleet:
+        papers = tmp_path / "identity"
+        fleet.enrolled("pi-01", papers)
+        first, ends = (papers / CERTIFICATE).read_text(), not_after(fleet, papers)
+        with running(fleet, tmp_path, os.environ, BELIEVED) as log_file:
+            until(lambda: "identity.renewed" in events(fleet), what=log_file.read_text)
+            renewed = datetime.fromisoformat(events(fleet)["identity.renewed"]["at"])
+            assert renewed < ends
+            assert (papers / CERTIFICATE).read_text() != first
+            assert not_after(fleet, papers) > ends
+
+            until(lambda: ended(first, tmp_path))
+            fleet.broker.restart()
+            restarted = datetime.now(UTC)
+            until(lambda: heard(fleet) > restarted, what=log_file.read_text)
+            assert "identity.refused" not in events(fleet)
+
+
+@pytest.mark.long
+def test_without_a_clock_that_it_believes_an_agent_renews_when_the_broker_says_that_it_has_ended(
+    database: Database, tmp_path: Path
+) -> None:
+    with PaperFleet(tmp_path, database.url, settings=lasting(30)) as fleet:
         papers = tmp_path / "identity"
         fleet.enrolled("pi-01", papers)
         first = (papers / CERTIFICATE).read_text()
-        with running(fleet, tmp_path, os.environ) as log_file:
+        with running(fleet, tmp_path, preloaded(tmp_path, UNSYNCHRONISED), NOT_BELIEVED) as log_file:
             until(lambda: "agent.started" in events(fleet), what=log_file.read_text)
-            # A clock that is trusted renews before; one that is not hears it from the broker, when it connects anew.
-            until(lambda: serials(fleet) > 1 or ended(first, tmp_path), within_s=60)
-            fleet.broker.restart()
+            until(lambda: ended(first, tmp_path), within_s=60)
+            assert serials(fleet) == 1
+            fleet.broker.restart()  # which lets it stay until it connects anew
             until(lambda: "identity.renewed" in events(fleet), what=log_file.read_text)
+            assert events(fleet)["identity.refused"]["reason"] == "expired"
+            assert events(fleet)["identity.renewed"]["at"] is None
             assert (papers / CERTIFICATE).read_text() != first
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_by_a_clock_years_ahead_that_it_believes_it_asks_in_vain_and_keeps_what_is_good(
+    database: Database, tmp_path: Path
+) -> None:
+    """The hub judges by its own clock; once the device's is right, it is on the bus with the certificate it had."""
+    with PaperFleet(tmp_path, database.url) as fleet:
+        papers = tmp_path / "identity"
+        fleet.enrolled("pi-01", papers)
+        first = (papers / CERTIFICATE).read_text()
+        with running(fleet, tmp_path, preloaded(tmp_path, YEARS_AHEAD), BELIEVED) as log_file:
+            until(lambda: "identity.unrenewed" in log_file.read_text(), what=log_file.read_text)
+            until(lambda: "bus.untimely" in log_file.read_text(), what=log_file.read_text)
+            assert log_file.read_text().count("certificate_renewal") == 1
+            assert not events(fleet)
+        with running(fleet, tmp_path, os.environ, BELIEVED) as log_file:
+            until(lambda: "identity.unrenewed" in events(fleet), what=log_file.read_text)
+            assert events(fleet)["identity.unrenewed"]["reason"] == "too-early"
+            assert "identity.refused" not in events(fleet)
+            assert (papers / CERTIFICATE).read_text() == first
+            assert serials(fleet) == 1
 
 
 @pytest.mark.long
@@ -48,7 +143,7 @@ def test_by_a_clock_in_1970_nothing_is_renewed_and_what_ended_meanwhile_is_once_
     database: Database, tmp_path: Path
 ) -> None:
     """The clock comes with a restart here; with an agent that runs, in tests/faults/test_p07_clock.py."""
-    with PaperFleet(tmp_path, database.url, settings=DAYS) as fleet:
+    with PaperFleet(tmp_path, database.url, settings=lasting(SECONDS)) as fleet:
         papers = tmp_path / "identity"
         fleet.enrolled("pi-01", papers)
         first = (papers / CERTIFICATE).read_text()
@@ -63,9 +158,19 @@ def test_by_a_clock_in_1970_nothing_is_renewed_and_what_ended_meanwhile_is_once_
             assert (papers / CERTIFICATE).read_text() != first
 
 
+def preloaded(folder: Path, source: str) -> dict[str, str]:
+    """Return the environment of a process in which the functions in ``source`` go before the C library's."""
+    library = folder / "preloaded.so"
+    command = ("gcc", "-shared", "-fPIC", "-Wall", "-Werror", "-x", "c", "-o", str(library), "-")
+    subprocess.run(command, input=source.encode(), check=True, capture_output=True)
+    return {**os.environ, "LD_PRELOAD": str(library)}
+
+
 @contextmanager
-def running(fleet: PaperFleet, folder: Path, environment: Mapping[str, str]) -> Generator[Path]:
-    """Run the agent of the identity in ``folder``; its log."""
+def running(
+    fleet: PaperFleet, folder: Path, environment: Mapping[str, str], prefix: tuple[str, ...] = ()
+) -> Generator[Path]:
+    """Run the agent of the identity in ``folder`` by ``prefix``; its log."""
     papers, settings, log_file = folder / "identity", folder / "agent.toml", folder / "log"
     settings.write_text(
         f"""fleet = "{FLEET}"
@@ -85,7 +190,7 @@ key_file = "{papers}/device.key"
     )
     with log_file.open("wb") as log:
         agent = subprocess.Popen(
-            [sys.executable, "-m", "metrica_agent", "run", "--config", str(settings)],
+            [*prefix, sys.executable, "-m", "metrica_agent", "run", "--config", str(settings)],
             stdout=log,
             stderr=log,
             env={**environment, "DOCKER_HOST": "unix:///nowhere"},
@@ -97,10 +202,22 @@ key_file = "{papers}/device.key"
         assert agent.wait(30) == 0
 
 
-def events(fleet: PaperFleet) -> set[str]:
-    """Return the kinds of events that the hub has of the device."""
+def events(fleet: PaperFleet) -> dict[str, Any]:
+    """Return the events that the hub has of the device, of each kind the first."""
     found = fleet.hub.get("/api/v1/devices/pi-01/events?limit=100")
-    return {one["kind"] for one in found.json["items"]} if found.status == 200 else set()
+    return {one["kind"]: one for one in found.json["items"]} if found.status == 200 else {}
+
+
+def heard(fleet: PaperFleet) -> datetime:
+    """Return when the hub heard of the device last."""
+    return datetime.fromisoformat(fleet.hub.get("/api/v1/devices/pi-01").json["last_seen_at"])
+
+
+def not_after(fleet: PaperFleet, folder: Path) -> datetime:
+    """Return until when the present certificate of the identity in ``folder`` is good."""
+    found = asyncio.run(fleet.identity(folder).papers())
+    assert found is not None
+    return found.not_after
 
 
 def serials(fleet: PaperFleet) -> int:
