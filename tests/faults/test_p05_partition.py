@@ -238,6 +238,33 @@ def test_a_device_that_is_cut_off_works_on_and_tells_all_of_it_afterwards(
     )
 
 
+@pytest.mark.long
+def test_hub_and_git_that_go_in_the_middle_of_a_trial_roll_nothing_back(
+    device: Device, hub: HubView, network: Namespace, served: tuple[Path, GitHttpServer], broker: Broker
+) -> None:
+    """The soak is longer than a bus that just hangs goes unnoticed: the trial ends knowing that it is alone."""
+    behind(network, device, served, broker)
+    agent = device.agent
+    device.deploy(within_s=60)
+    hub.wait_for_device(device.name, mode="steady", connection="online")
+    mark = agent.mark()
+    commit = device.push(device.files(page="two", health="soak_s = 60\nstart_deadline_s = 6"))
+    device.soaking()
+    network.cut()
+    lost = agent.wait_for("network.lost", after=mark, within_s=60)
+    confirmed = device.confirmed(commit, after=mark, within_s=90)
+    assert confirmed.seq > lost.seq, agent.story()  # it was known before the verdict
+    device.serves("two")
+    assert all(one["commit"] != commit for one in hub.events(device.name) if one["kind"] == "release.confirmed")
+    network.mend()
+    agent.wait_for("network.back", after=lost.seq, within_s=180)
+    until(lambda: arrived(device, hub), within_s=60, what=lambda: f"{hub.events(device.name)}\n{agent.story()}")
+    kinds = Counter(event.kind for event in agent.events() if event.seq > mark)
+    assert kinds["release.trial_started"] == kinds["release.confirmed"] == 1, agent.story()
+    assert not [kind for kind in kinds if kind.startswith("rollback") or kind.endswith("refused")], agent.story()
+    device.serves("two")
+
+
 def test_a_slow_and_lossy_network_is_a_network(
     device: Device, hub: HubView, network: Namespace, served: tuple[Path, GitHttpServer], broker: Broker
 ) -> None:
