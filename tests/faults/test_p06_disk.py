@@ -10,11 +10,10 @@ import os
 import random
 import sqlite3
 import subprocess
-import sys
 import tarfile
 import tempfile
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,7 +29,7 @@ from metrica_agent.decisions.strain import StrainLimits
 from metrica_agent.settings import HostSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from tests.faults.failures import FailureTable
     from tests.fixtures.git_servers import GitHttpServer
@@ -183,11 +182,41 @@ async def test_full_to_the_last_byte_the_agent_lives_and_converges_when_there_is
     await verified(cramped)
 
 
+@contextmanager
+def naming(seed: int) -> Generator[None]:
+    """Begin what a failure says with the seed: of a run that is made again only that first line is told."""
+    try:
+        yield
+    except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 it is told as what it is
+        message = f"METRICA_SEED={seed}: {type(error).__name__}: {error}"
+        raise AssertionError(message).with_traceback(error.__traceback__) from None
+
+
+def test_a_failure_of_what_is_drawn_from_a_seed_names_it_first() -> None:
+    def is_wrong() -> None:
+        assert "one".upper() == "two"
+
+    def never_is() -> None:
+        until(lambda: False, within_s=0, what="a fact")
+
+    def breaks() -> None:
+        raise OSError("broken")
+
+    for fails in (is_wrong, never_is, breaks):
+        with pytest.raises(AssertionError) as found, naming(7):
+            fails()
+        lines = [line for line in str(found.getrepr()).splitlines() if line.startswith("E ")]
+        assert lines[0].removeprefix("E").lstrip().startswith("AssertionError: METRICA_SEED=7: "), lines
+
+
 @pytest.mark.long
 async def test_filled_up_at_random_moments_of_updates_nothing_half_written_is_used(cramped: Cramped) -> None:
     seed = int(os.environ.get("METRICA_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
-    sys.stdout.write(f"METRICA_SEED={seed}\n")
-    chance = random.Random(seed)
+    with naming(seed):
+        await filled_up_at_moments(cramped, random.Random(seed))
+
+
+async def filled_up_at_moments(cramped: Cramped, chance: random.Random) -> None:
     device, agent, disk = cramped.device, cramped.agent, cramped.disk
     device.deploy(device.files(page="0"), within_s=PATIENT_S)
     process = agent.process.pid
@@ -201,12 +230,12 @@ async def test_filled_up_at_random_moments_of_updates_nothing_half_written_is_us
         moment = time.monotonic() + chance.uniform(0, 2)
         until(lambda moment=moment: time.monotonic() > moment)
         serves = device.engine.read("web", "/www/index.html")
-        assert serves in {str(turn - 1), page}, (seed, turn)
+        assert serves in {str(turn - 1), page}, turn
         await verified(cramped)
         disk.empty()
         device.confirmed(commit, after=mark, within_s=PATIENT_S)
         device.serves(page)
-        assert agent.process.pid == process, seed
+        assert agent.process.pid == process
         cramped.is_sound()
         await verified(cramped)
 
