@@ -258,6 +258,20 @@ def test_under_voltage_makes_updates_wait_and_nothing_rest(hot: Hot) -> None:
     hot.device.confirmed(commit, after=mark)
 
 
+def test_a_processor_that_is_throttled_and_not_for_its_supply_makes_updates_wait_and_nothing_rest(hot: Hot) -> None:
+    agent, mark = hot.device.agent, hot.device.agent.mark()
+    hot.sensors.celsius(62)
+    hot.sensors.throttled(0x4)
+    assert "62.0 °C, throttled by the firmware" in hot.entered("heat-warm", mark).message
+    commit = hot.device.push(hot.files("two"))
+    until(lambda: "updates wait" in agent.why(), what=agent.story)
+    assert "throttled" in agent.why()
+    hot.rest()
+    hot.sensors.throttled(0x40000)
+    hot.left("heat-warm", mark)
+    hot.device.confirmed(commit, after=mark)
+
+
 @pytest.mark.long
 def test_memory_pressure_makes_updates_wait_and_then_low_priority_rest(hot: Hot) -> None:
     agent, mark = hot.device.agent, hot.device.agent.mark()

@@ -5,6 +5,9 @@ that good for ``dwell_s``; and no cause changes its stage more than once in ``dw
 that worsens never eases a stage, and a machine that is well comes back to it.
 
 What cannot be read says nothing: the stage stays, for ``UNKNOWN_S`` at most.
+
+A processor that the firmware holds back is warm, whatever the thermometer says, unless the supply is the reason: then
+the supply is told, and updates wait for that.
 """
 
 from __future__ import annotations
@@ -92,6 +95,11 @@ class _Reading(Value, frozen=True, kw_only=True):
     stay: int
     """The highest stage that is not left yet; never below ``enter``."""
     figures: str
+    is_blind: bool = False
+    """What it is judged by can't be read: a higher stage is not left for ``UNKNOWN_S``."""
+
+
+_NOT_READ: Final = _Reading(enter=0, stay=0, figures="it can't be measured any more", is_blind=True)
 
 
 def felt(strain: Strain, vitals: Vitals, limits: StrainLimits, now_s: float) -> Strain:
@@ -103,21 +111,21 @@ def felt(strain: Strain, vitals: Vitals, limits: StrainLimits, now_s: float) -> 
         limits: where the stages begin and end.
         now_s: the boot clock.
     """
+    supply = _supply(vitals)
+    is_weak = strain.supply.level > 0 or supply.enter > 0
     readings = {
         Cause.DISK: _disk(vitals, limits),
-        Cause.HEAT: _heat(vitals, limits),
-        Cause.SUPPLY: _supply(vitals),
+        Cause.HEAT: _heat(vitals, limits, is_weak=is_weak),
+        Cause.SUPPLY: supply,
         Cause.MEMORY: _memory(vitals, limits),
     }
     after = {cause: _after(strain.of(cause), reading, limits, now_s) for cause, reading in readings.items()}
     return replace(strain, **{cause.value: stage for cause, stage in after.items()})
 
 
-def _after(stage: Felt, reading: _Reading | None, limits: StrainLimits, now_s: float) -> Felt:
-    if reading is None:
-        if stage.level == 0 or now_s < stage.last_s + UNKNOWN_S:
-            return stage
-        reading = _Reading(enter=0, stay=0, figures="it can't be measured any more")
+def _after(stage: Felt, reading: _Reading, limits: StrainLimits, now_s: float) -> Felt:
+    if reading.is_blind and reading.stay < stage.level and now_s < stage.last_s + UNKNOWN_S:
+        return stage
     changeable = stage.since_s is None or now_s >= stage.since_s + limits.dwell_s
     if reading.enter > stage.level and changeable:
         return Felt(level=reading.enter, since_s=now_s, last_s=now_s, figures=reading.figures)
@@ -311,10 +319,10 @@ def room(
     return min(of_bytes, of_inodes)
 
 
-def _disk(vitals: Vitals, limits: StrainLimits) -> _Reading | None:
+def _disk(vitals: Vitals, limits: StrainLimits) -> _Reading:
     low, free_bytes = lows(vitals, limits), vitals.disk_free_bytes
     if low is None or free_bytes is None:
-        return None
+        return _NOT_READ
     critical = critical_bytes(low, limits)
     levels = [_levels(-free_bytes, (-low.bytes, -critical), limits.recovered_factor)]
     figures = f"{free_bytes // _MIB} MiB free"
@@ -334,26 +342,41 @@ def _levels(badness: float, thresholds: tuple[float, ...], factor: float) -> tup
     return enter, sum(badness > threshold * factor for threshold in thresholds)
 
 
-def _heat(vitals: Vitals, limits: StrainLimits) -> _Reading | None:
+def _heat(vitals: Vitals, limits: StrainLimits, *, is_weak: bool) -> _Reading:
+    """Judge by the temperature, and by the firmware: throttled or capped it is warm at least.
+
+    The firmware does so for heat, past 80 °C, and for a weak supply, and does not say which. Its soft limit (60 °C on a
+    Pi 3B+) is no strain: that is where such a machine works.
+    """
+    held = _held_back(vitals) if not is_weak else ()
+    by_firmware = int(bool(held))
     celsius = vitals.temperature_celsius
     if celsius is None:
-        return None
+        figures = f"{' and '.join(held)} by the firmware" if held else _NOT_READ.figures
+        return _Reading(enter=by_firmware, stay=by_firmware, figures=figures, is_blind=True)
     thresholds = (limits.warm_celsius, limits.hot_celsius, limits.critical_celsius)
+    firmware = f", {' and '.join(held)} by the firmware" if held else ""
     return _Reading(
-        enter=sum(celsius >= threshold for threshold in thresholds),
-        stay=sum(celsius > threshold - limits.cooler_celsius for threshold in thresholds),
-        figures=f"{celsius:.1f} °C",
+        enter=max(by_firmware, sum(celsius >= threshold for threshold in thresholds)),
+        stay=max(by_firmware, sum(celsius > threshold - limits.cooler_celsius for threshold in thresholds)),
+        figures=f"{celsius:.1f} °C{firmware}",
     )
 
 
-def _supply(vitals: Vitals) -> _Reading | None:
+def _held_back(vitals: Vitals) -> tuple[str, ...]:
+    """Return how the firmware holds the processor back now."""
+    ways = (("throttled", vitals.throttled), ("capped", vitals.frequency_capped))
+    return tuple(name for name, is_so in ways if is_so)
+
+
+def _supply(vitals: Vitals) -> _Reading:
     if vitals.under_voltage is None:
-        return None
+        return _NOT_READ
     weak = int(vitals.under_voltage)
     return _Reading(enter=weak, stay=weak, figures="under-voltage" if weak else "the voltage is as it should be")
 
 
-def _memory(vitals: Vitals, limits: StrainLimits) -> _Reading | None:
+def _memory(vitals: Vitals, limits: StrainLimits) -> _Reading:
     some, full = vitals.memory_pressure_some_ratio, vitals.memory_pressure_full_ratio
     if some is None or full is None:
         return _available(vitals, limits)
@@ -365,9 +388,9 @@ def _memory(vitals: Vitals, limits: StrainLimits) -> _Reading | None:
     )
 
 
-def _available(vitals: Vitals, limits: StrainLimits) -> _Reading | None:
+def _available(vitals: Vitals, limits: StrainLimits) -> _Reading:
     if vitals.memory_available_bytes is None or not vitals.memory_total_bytes:
-        return None
+        return _NOT_READ
     ratio, low = vitals.memory_available_bytes / vitals.memory_total_bytes, limits.memory_low_ratio
     enters = sum(ratio < threshold for threshold in (low, low / 2))
     stays = sum(ratio < threshold * limits.recovered_factor for threshold in (low, low / 2))

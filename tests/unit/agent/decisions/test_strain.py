@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from metrica_agent.decisions import strain as straining
 from metrica_agent.decisions.strain import UNKNOWN_S, ReserveOrder, StrainLimits, felt, need, rebased, reserve_order
@@ -104,6 +105,40 @@ def test_where_pressure_is_not_measured_what_is_available_counts(available: int,
     assert levels([vitals], Cause.MEMORY) == [level]
 
 
+HELD: Final = Vitals(throttled=True, frequency_capped=True)
+
+
+@pytest.mark.parametrize(
+    ("vitals", "reason"),
+    [
+        (
+            Vitals(throttled=True, under_voltage=False, temperature_celsius=61),
+            ("heat-warm", "the machine is warm: 61.0 °C, throttled by the firmware"),
+        ),
+        (
+            Vitals(throttled=False, frequency_capped=True, under_voltage=False, temperature_celsius=61),
+            ("heat-warm", "the machine is warm: 61.0 °C, capped by the firmware"),
+        ),
+        (
+            replace(HELD, temperature_celsius=81),
+            ("heat-hot", "the machine is hot: 81.0 °C, throttled and capped by the firmware"),
+        ),
+        (Vitals(throttled=True), ("heat-warm", "the machine is warm: throttled by the firmware")),
+        (replace(HELD, under_voltage=True), ("supply-weak", "the power supply is weak: under-voltage")),
+        (Vitals(throttled=False, frequency_capped=False, under_voltage=False, temperature_celsius=61), None),
+        (Vitals(), None),
+    ],
+)
+def test_a_machine_that_its_firmware_holds_back_is_warm_unless_its_supply_is_the_reason(
+    vitals: Vitals, reason: tuple[str, str] | None
+) -> None:
+    assert straining.all_in_words(run([vitals])[0]) == (() if reason is None else (reason,))
+
+
+def test_a_soft_limit_is_where_some_machines_work_and_no_strain() -> None:
+    assert not any(run([Vitals(soft_temperature_limit=True, temperature_celsius=61)])[0].levels)
+
+
 # --- hysteresis and dwell --------------------------------------------------------------------------------------
 
 
@@ -116,6 +151,29 @@ def test_a_stage_is_left_past_its_second_threshold_only() -> None:
 def test_one_good_reading_ends_nothing() -> None:
     looks = [Vitals(under_voltage=weak) for weak in (True, False, True, False, True, False, True, False)]
     assert levels(looks, Cause.SUPPLY) == [1] * 8
+
+
+THROTTLED: Final = Vitals(throttled=True, under_voltage=False, temperature_celsius=61)
+FREE: Final = Vitals(throttled=False, under_voltage=False, temperature_celsius=61)
+
+
+def test_a_firmware_that_throttles_now_and_then_makes_nothing_flap() -> None:
+    assert levels([THROTTLED, FREE] * 6, Cause.HEAT) == [1] * 12
+    assert levels([THROTTLED, FREE, FREE, FREE], Cause.HEAT) == [1, 1, 0, 0]
+
+
+def test_while_the_supply_is_weak_throttling_is_told_of_it_and_of_heat_only_when_it_stays() -> None:
+    felt_then = run([*[replace(THROTTLED, under_voltage=True)] * 2, *[THROTTLED] * 6])
+    assert [strain.supply.level for strain in felt_then] == [1, 1, 1, 0, 0, 0, 0, 0]
+    assert [strain.heat.level for strain in felt_then] == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_a_thermometer_that_falls_silent_while_the_firmware_throttles_eases_to_warm_and_no_further() -> None:
+    silent = int(UNKNOWN_S / STEP_S) + 4
+    felt_then = levels([heat(90), *[replace(THROTTLED, temperature_celsius=None)] * silent], Cause.HEAT)
+    assert set(felt_then) == {3, 1}
+    assert felt_then[int(UNKNOWN_S / STEP_S) - 1] == 3
+    assert felt_then[-1] == 1
 
 
 def test_a_sensor_that_falls_silent_keeps_its_stage_for_a_while_and_not_for_ever() -> None:
@@ -143,6 +201,8 @@ READINGS = st.builds(
     inodes_free=st.none() | st.integers(0, 2_000),
     temperature_celsius=st.none() | st.floats(60, 95),
     under_voltage=st.none() | st.booleans(),
+    frequency_capped=st.none() | st.booleans(),
+    throttled=st.none() | st.booleans(),
     memory_pressure_some_ratio=st.none() | st.floats(0, 1),
     memory_pressure_full_ratio=st.none() | st.floats(0, 1),
     memory_total_bytes=st.just(1000),
