@@ -65,8 +65,10 @@ from metrica_sim.crowd.plan import Plan
 MOST_S: Final = 180.0
 """The founding document: an alert is out within three minutes of its fault."""
 PATIENCE_S: Final = 240.0
-MAX_QUEUED: Final = 650_000
-FLOOD: Final = 700_000
+MAX_QUEUED: Final = 530_000
+FLOOD: Final = 550_000
+A_PUBLISHER: Final = 50_000
+"""mosquitto_pub ends at the first acknowledgement with the number of its last message, and numbers end at 65,535."""
 SEVERITY: Final = {alert.name: alert.labels["severity"] for alert in ALERTS}
 CHANNELS: Final = {"P1": "pagerduty", "P2": "mail", "P3": "slack", "none": "watchdog"}
 """The one that tells of a severity alone, or first."""
@@ -861,10 +863,10 @@ def _spoil(path: Path) -> None:
 def _fill(stage: Stage) -> None:
     """Fill the queue of a hub that is away, by several who publish."""
     line = b'{"device":"pi-queue","n":1}\n'
-    share = FLOOD // 4
     to = ("-h", HOST, "-p", str(stage.broker.port), "-V", "5", "-q", "1", "-l", "-t", topic("pi-queue", STATUS))
-    running = [subprocess.Popen(["mosquitto_pub", *to], stdin=subprocess.PIPE) for _ in range(4)]
-    feeders = [threading.Thread(target=one.communicate, args=(line * share,)) for one in running]
+    publishers = range(FLOOD // A_PUBLISHER)
+    running = [subprocess.Popen(["mosquitto_pub", *to], stdin=subprocess.PIPE) for _ in publishers]
+    feeders = [threading.Thread(target=one.communicate, args=(line * A_PUBLISHER,)) for one in running]
     for feeder in feeders:
         feeder.start()
     for feeder in feeders:
