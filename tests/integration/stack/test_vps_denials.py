@@ -147,10 +147,11 @@ def _hearing(fifo: str, name: str) -> list[int]:
     found: list[int] = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            heard, program = os.readlink(process / "fd" / "0"), (process / "comm").read_text(encoding="utf-8").strip()
+            heard = (process / "fd" / "0").readlink()
+            program = (process / "comm").read_text(encoding="utf-8").strip()
         except OSError:
             continue  # it is gone, or was never ours
-        if heard == f"{fifo} (deleted)" and program.endswith(name):
+        if str(heard) == f"{fifo} (deleted)" and program.endswith(name):
             found.append(int(process.name))
     return found
 
@@ -190,7 +191,9 @@ def left(broker: Started, times: int) -> Callable[[], bool]:
 
 
 def connections(lines: list[str]) -> list[str]:
-    return [line for line in lines if re.match(r"New (connection|client connected) from |Client \S+ disconnected", line)]
+    return [
+        line for line in lines if re.match(r"New (connection|client connected) from |Client \S+ disconnected", line)
+    ]
 
 
 @pytest.mark.parametrize("way", WAYS)
