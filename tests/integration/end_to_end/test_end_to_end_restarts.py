@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.fixtures.agent import HEALTH, until
+from tests.fixtures.engine import compose_yaml
 from tests.fixtures.git_servers import repository
-from tests.integration.end_to_end.device import PAGE, WEB, Device, HubView
+from tests.integration.end_to_end.device import COMPOSE, PAGE, WEB, Device, HubView
 from tests.integration.end_to_end.private_engine import PrivateEngine
 
 if TYPE_CHECKING:
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
 
 ONCE = {**WEB, "restart": "no"}
 """Nobody but the agent starts it again."""
+READERS: dict[str, Any] = {
+    "by-config": {**WEB, "volumes": [], "configs": [{"source": "page", "target": "/www/index.html"}]},
+    "by-env-file": {"env_file": ["./kept/env"], "restart": "unless-stopped"},
+}
+"""Two whose files stay the same when the page is another: they keep the containers that they have."""
 
 
 def test_containers_that_are_restarted_have_the_files_of_the_confirmed_release(device: Device) -> None:
@@ -67,38 +74,57 @@ def rebooted(
     assert "Traceback" not in device.agent.log
 
 
+def whole(device: Device, page: str, kept: str, services: dict[str, Any], health: str = HEALTH) -> dict[str, str]:
+    """Return a release of ``services``: two that mount one folder, one of ``configs:`` and one of an ``env_file``."""
+    files = device.files(page=page, health=health)
+    compose = compose_yaml({**READERS, **services}, configs={"page": {"file": "./kept/index.html"}})
+    folder = "roles/camera/kept"
+    return {**files, COMPOSE: compose, f"{folder}/index.html": kept, f"{folder}/env": f"WORD={kept}\n"}
+
+
+def reads(device: Device, page: str, kept: str) -> None:
+    """Wait until each of the four has what it is to have."""
+    for service, content in (("web", page), ("once", page), ("by-config", kept)):
+        device.serves(content, service, within_s=40)
+    assert device.engine.shell("by-env-file", "echo $WORD") == kept
+
+
 @pytest.mark.long
 def test_an_engine_that_is_restarted_at_any_time_runs_the_confirmed_release_afterwards(
     rebooted: Device, own_engine: PrivateEngine, hub: HubView
 ) -> None:
     services = {"web": WEB, "once": ONCE}
 
-    # At rest.
-    rebooted.deploy(rebooted.files(services, page="one"))
+    # At rest, when the release of which two containers were made is no longer on the disk.
+    rebooted.deploy(whole(rebooted, "first", "one", services))
+    first, made = rebooted.agent.state / "releases" / rebooted.current(), rebooted.containers()
+    assert first.is_dir()
+    for page in ("second", "third", "one"):  # two are kept to fall back on
+        rebooted.deploy({PAGE: page})
+    until(lambda: not first.exists(), what=rebooted.agent.story)
     mark = rebooted.agent.mark()
     own_engine.reboot()
-    rebooted.serves("one", within_s=30)
-    rebooted.serves("one", "once", within_s=40)
+    reads(rebooted, "one", "one")
     repaired = rebooted.agent.wait_for("drift.repaired", after=mark)
     assert '"once"' in repaired.message
+    now = rebooted.containers()
+    assert [now[name][0] == made[name][0] for name in (*services, *READERS)] == [False, False, True, True]
 
     # In the trial of a good release.
-    good = rebooted.push(rebooted.files(services, page="two", health="soak_s = 3\nstart_deadline_s = 30"))
+    good = rebooted.push(whole(rebooted, "two", "two", services, "soak_s = 3\nstart_deadline_s = 30"))
     rebooted.soaking()
     own_engine.reboot()
     rebooted.confirmed(good, within_s=60)
-    for service in services:
-        rebooted.serves("two", service)
+    reads(rebooted, "two", "two")
 
     # In the trial of a bad one, and on the way back.
     sick = {**ONCE, "healthcheck": {"test": ["CMD", "false"], "interval": "1s", "start_period": "60s"}}
-    bad = rebooted.push(rebooted.files({"web": WEB, "once": sick}, page="bad", health="start_deadline_s = 4"))
+    bad = rebooted.push(whole(rebooted, "bad", "bad", {"web": WEB, "once": sick}, "start_deadline_s = 4"))
     rebooted.serves("bad", within_s=20)
     own_engine.reboot()
     told = rebooted.refused(bad, within_s=60)
     own_engine.reboot()
     back = rebooted.agent.wait_for("rollback.finished", after=told.seq, within_s=60)
     assert back.commit == good
-    for service in services:
-        rebooted.serves("two", service, within_s=40)
+    reads(rebooted, "two", "two")
     assert hub.event(rebooted.name, "release.refused", bad)["reason"] == told.reason
