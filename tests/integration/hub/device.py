@@ -23,6 +23,7 @@ from metrica_fleet.records import Event, Heartbeat, Record, Vitals
 from metrica_fleet.topics import PRESENCE, RECORDS, STATUS, STORED, Address, Channel, topic_of
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Sequence
 
 BOOT = "11111111-2222-3333-4444-555555555555"
@@ -109,7 +110,7 @@ def status(device: str, *, mode: str = "steady", uptime_s: float = 1.0, message:
 class Device:
     """One connection of a device; ``async with``."""
 
-    def __init__(self, name: str, port: int) -> None:
+    def __init__(self, name: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         self.name = name
         properties = Properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = 60
@@ -122,6 +123,7 @@ class Device:
             clean_start=False,
             properties=properties,
             timeout=3,
+            tls_context=tls,
         )
 
     async def __aenter__(self) -> Self:
