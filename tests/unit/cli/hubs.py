@@ -125,7 +125,7 @@ class Store:
 @asynccontextmanager
 async def hub_with(store: Store) -> AsyncGenerator[str]:
     """Serve ``store`` by the real API; yield its address."""
-    routes = [*Devices(store, now=lambda: datetime.now(UTC)).routes(), *Events(store).routes()]
+    routes = [*Devices(store, day=lambda _: None, now=lambda: datetime.now(UTC)).routes(), *Events(store).routes()]
     async with serving(make_app(routes, lambda route: route.handler), "127.0.0.1", 0) as port:
         yield f"http://127.0.0.1:{port}"
 
