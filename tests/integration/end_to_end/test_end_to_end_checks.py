@@ -69,21 +69,28 @@ class Bad(NamedTuple):
     message: str
 
 
+def fails(ports: Ports) -> dict[str, str]:
+    return {COMPOSE: services(ports, migrates="exit 3")}
+
+
+def answers_500(_: Ports) -> dict[str, str]:
+    return {ANSWER: answers(500)}
+
+
+def feeds_nobody(ports: Ports) -> dict[str, str]:
+    return {COMPOSE: services(ports, feeds=False)}
+
+
+def has_other_content(_: Ports) -> dict[str, str]:
+    return {PAGE: "bad"}
+
+
+LATE = "check-failed-at-deadline"
 BAD = {
-    "the one-shot ends with 3": Bad(
-        lambda ports: {COMPOSE: services(ports, migrates="exit 3")},
-        "exited",
-        'service "migrate" ended with exit code 3',
-    ),
-    "http answers 500": Bad(
-        lambda _: {ANSWER: answers(500)}, "check-failed-at-deadline", 'check "page" failed: answered 500 instead of 200'
-    ),
-    "nobody listens": Bad(
-        lambda ports: {COMPOSE: services(ports, feeds=False)}, "check-failed-at-deadline", 'check "feed" failed: '
-    ),
-    "the command ends with 1": Bad(
-        lambda _: {PAGE: "bad"}, "check-failed-at-deadline", 'check "content" failed: sh ended with 1'
-    ),
+    "the one-shot ends with 3": Bad(fails, "exited", 'service "migrate" ended with exit code 3'),
+    "http answers 500": Bad(answers_500, LATE, 'check "page" failed: answered 500 instead of 200'),
+    "nobody listens": Bad(feeds_nobody, LATE, 'check "feed" failed: '),
+    "the command ends with 1": Bad(has_other_content, LATE, 'check "content" failed: sh ended with 1'),
 }
 
 
