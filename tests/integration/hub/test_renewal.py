@@ -114,8 +114,6 @@ def test_without_a_clock_that_it_believes_an_agent_renews_when_the_broker_says_t
             assert (papers / CERTIFICATE).read_text() != first
 
 
-@pytest.mark.long
-@pytest.mark.timeout(300)
 def test_by_a_clock_years_ahead_that_it_believes_it_asks_in_vain_and_keeps_what_is_good(
     database: Database, tmp_path: Path
 ) -> None:

@@ -80,7 +80,7 @@ def test_another_agent_is_installed_ahead_and_begun_by_the_gate_that_opens_its_s
                 "allowed_signers": hub.key_line(),
                 "devices/pi-01.toml": 'role = "camera"\n',
                 "devices/pi-02.toml": 'role = "camera"\n',
-                "roles/camera/compose.yaml": "services: {}\n",
+                "roles/camera/compose.yaml": "services:\n  web:\n    image: example.org/web:1\n",
             }
         )
         until(lambda: agent.memory().accepted == first, what=agent.story)
