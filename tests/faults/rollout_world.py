@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from metrica_agent.adapters.ledger import Bounds
 from metrica_agent.decisions.world import TrialKind
 from metrica_agent.tasks.parts import Pace
 from metrica_fleet.codec import decode
@@ -88,7 +89,10 @@ def played(
     new: bool = False,
     pace: Pace = PACE,
 ) -> None:
-    """Play ``scene`` in a fleet whose devices run a first commit, pushed before there was a policy; or ``new`` ones."""
+    """Play ``scene`` in a fleet whose devices run a first commit, pushed before there was a policy; or ``new`` ones.
+
+    With an empty ``policy`` every device takes a commit at once, and nobody leads.
+    """
     quiet_logs()
     memory = Path("/dev/shm")  # noqa: S108 a folder of our own is made in it
     with (
@@ -109,7 +113,7 @@ async def _play(
     new: bool,
     pace: Pace,
 ) -> None:
-    async with _world(root, roles, pace, hub_is_dead=hub_is_dead) as world:
+    async with _world(root, roles, pace, hub_is_dead=hub_is_dead, is_led=bool(policy)) as world:
         if not new:
             first = world.operators.push_good()
             await world.until(lambda: len(world.confirmed(first)) == len(world.machines), 900)
@@ -121,7 +125,7 @@ async def _play(
 
 @asynccontextmanager
 async def _world(
-    root: Path, roles: Mapping[str, str], pace: Pace, *, hub_is_dead: bool
+    root: Path, roles: Mapping[str, str], pace: Pace, *, hub_is_dead: bool, is_led: bool
 ) -> AsyncGenerator[RolloutWorld]:
     loop = asyncio.get_running_loop()
     story = Story(lambda: loop.time() - BEGIN_S)
@@ -146,17 +150,20 @@ async def _world(
         story=story,
         root=root,
         pace=pace,
-        outbox_bytes=1024 * 1024,
-        rollouts=rollouts,
+        outbox_bytes=Bounds().outbox_bytes,
+        rollouts=rollouts if is_led else None,
     )
     machines = [Machine(DeviceId(name), role, around, Random(name)) for name, role in roles.items()]
     database = Database(chance.random, on_event=rollouts.stored)
-    hub = SimulatedHub(fleet, broker, database, chance.random, also=lambda: rollouts.lead(lambda: database.up))
+    hub = SimulatedHub(fleet, broker, database, chance.random)
+    if is_led:
+        hub.also = lambda: rollouts.lead(lambda: database.up)
     hub.dead = hub_is_dead
     world = RolloutWorld(machines, hub, rollouts, stops, operators, history, story)
     async with asyncio.TaskGroup() as group:
         running = [group.create_task(hub.run()), *(group.create_task(machine.run()) for machine in machines)]
-        running.append(group.create_task(_note_starts(world)))
+        if is_led:
+            running.append(group.create_task(_note_starts(world)))
         yield world
         for task in running:
             task.cancel()
