@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ class _AtOnce:
         # pytest-rerunfailures gives pytest's outcomes a fourth.
         again = str(report.outcome) == "rerun"
         if report.failed or again:
-            lines = [line for line in report.longreprtext.splitlines() if line.strip()] or ["without a word"]
+            lines = [line for line in report.longreprtext.splitlines() if re.search(r"\w", line)] or ["without a word"]
             reason = next((line.removeprefix("E").strip() for line in lines if line.startswith("E ")), lines[-1])
             self._reporter.ensure_newline()
             self._reporter.write_line(

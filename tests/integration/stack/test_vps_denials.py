@@ -187,12 +187,16 @@ async def harmful(broker: Started) -> None:
 
 def left(broker: Started, times: int) -> Callable[[], bool]:
     """Return whether so many have gone: what they did is said by then."""
-    return lambda: sum(bool(re.match(r"Client \S+ disconnected", line)) for line in broker.lines) == times
+    return lambda: (
+        sum(bool(re.match(r"Client \S+ (disconnected|closed its connection)", line)) for line in broker.lines) == times
+    )
 
 
 def connections(lines: list[str]) -> list[str]:
     return [
-        line for line in lines if re.match(r"New (connection|client connected) from |Client \S+ disconnected", line)
+        line
+        for line in lines
+        if re.match(r"New (connection|client connected) from |Client \S+ (disconnected|closed its connection)", line)
     ]
 
 
