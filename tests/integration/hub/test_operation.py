@@ -97,7 +97,7 @@ async def test_a_database_that_goes_away_before_the_first_look_is_one_sentence(
         raise StoreAway("it went away")
 
     monkeypatch.setattr(Watcher, "look", look)
-    parts = Settings(fleet=FLEET, database=settings.Database(url=database.url))
+    parts = Settings(fleet=FLEET, database=settings.Database(url=database.url), http=settings.Http(port=free_port()))
     with pytest.raises(Misconfigured, match=r"can't be used \(it went away\)"):
         await serve(parts)
 
