@@ -30,6 +30,7 @@ PATIENCE_MS: Final = 20_000
 CLOSED: Final = {"METRICA_HUB_HTTP_ANONYMOUS": "none", "METRICA_HUB_LINKS_GRAFANA": "/grafana/"}
 DESKTOP: Final[ViewportSize] = {"width": 1280, "height": 880}
 PHONE: Final[ViewportSize] = {"width": 390, "height": 844}
+PHONE_WITH: Final[dict[str, Any]] = {"viewport": PHONE, "is_mobile": True, "has_touch": True}
 _STORY: Final = Path(__file__).with_name("story.sql").read_text(encoding="utf-8")
 _CHROMIUM: Final = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 
@@ -115,7 +116,7 @@ def operated(house: House, chromium: Browser) -> Iterator[Visit]:
 @pytest.fixture
 def phone(house: House, chromium: Browser) -> Iterator[Visit]:
     """An operator with a phone."""
-    with visiting(chromium, house, "operator", viewport=PHONE, is_mobile=True, has_touch=True) as visit:
+    with visiting(chromium, house, "operator", **PHONE_WITH) as visit:
         yield visit
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from playwright.sync_api import expect
-from tests.browser.conftest import CLOSED, DESKTOP, PHONE, House, state_of, visiting
+from tests.browser.conftest import CLOSED, DESKTOP, PHONE_WITH, House, state_of, visiting
 from tests.fixtures.broker import Broker
 from tests.fixtures.database import Cluster
 from tests.fixtures.git_servers import Repository, http_server, repository
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 DEVICES: Final = 6
 PATIENCE_MS: Final = 60_000
 """For what agents do: fetch, try, soak."""
-PHONE_WITH: Final[dict[str, Any]] = {"viewport": PHONE, "is_mobile": True, "has_touch": True}
 FLEET_FILE: Final = f"""
 name = "{FLEET}"
 [health]

@@ -20,6 +20,7 @@ from tests.faults.test_p07_clock import IN_1970, Clock
 from tests.fixtures.agent import until
 from tests.fixtures.broker import HOST
 from tests.fixtures.hub import FLEET
+from tests.fixtures.own_clock import BELIEVED, NOT_BELIEVED
 from tests.fixtures.papers import PaperFleet
 
 from metrica_agent.adapters.papers import CERTIFICATE
@@ -31,12 +32,6 @@ if TYPE_CHECKING:
     from tests.fixtures.database import Database
 
 SECONDS = 12
-_OWN_RUN: Final = "mount -t tmpfs none /run"
-_SYNCHRONISED: Final = "mkdir -p /run/systemd/timesync && touch /run/systemd/timesync/synchronized"
-BELIEVED: Final = ("unshare", "--mount", "sh", "-c", f'{_OWN_RUN} && {_SYNCHRONISED} && exec "$@"', "sh")
-"""What runs an agent that believes its clock, whatever the kernel says of it."""
-NOT_BELIEVED: Final = ("unshare", "--mount", "sh", "-c", f'{_OWN_RUN} && exec "$@"', "sh")
-"""Without the mark, the kernel is asked."""
 UNSYNCHRONISED: Final = "int adjtimex(void *timex) { (void)timex; return 5; }\n"
 """TIME_ERROR, as a kernel says whose clock nobody keeps in step."""
 YEARS_AHEAD: Final = r"""

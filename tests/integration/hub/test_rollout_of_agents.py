@@ -12,6 +12,7 @@ from tests.fixtures.git_servers import http_server, repository
 from tests.fixtures.hub import FLEET, Hub
 from tests.fixtures.machines import Machines
 from tests.integration.hub.killing import killed
+from tests.integration.hub.newest_rollout import is_in, newest_of
 from tests.integration.hub.waiting import until
 
 from metrica_fleet.definition import rollout_in
@@ -72,18 +73,6 @@ FILES: Mapping[str, str] = {
 }
 
 
-def newest(hub: Hub, commit: str) -> Any:
-    """Return the rollout of ``commit`` once it is the newest."""
-    rollouts = hub.get("/api/v1/rollouts?limit=1").json["items"]
-    found = hub.get(f"/api/v1/rollouts/{rollouts[0]['id']}").json if rollouts else None
-    return found if found is not None and found["commit"] == commit else None
-
-
-def is_in(hub: Hub, commit: str, state: str) -> Any:
-    found = newest(hub, commit)
-    return found if found is not None and found["state"] == state else None
-
-
 @pytest.mark.long
 async def test_agents_begin_with_the_gate_halt_with_it_and_go_back_with_an_abort(
     broker: Broker, database: Database, tmp_path: Path
@@ -118,7 +107,7 @@ async def test_agents_begin_with_the_gate_halt_with_it_and_go_back_with_an_abort
                 path, kind = f"/api/v1/rollouts/{halted['id']}/abort", {"Content-Type": "application/json"}
                 assert hub.get(path, kind, "POST", body, token=operator).json["state"] == "aborted"
                 await until(lambda: went_back(hub, broken, second, bad), within_s=60)
-                assert newest(hub, broken)["stages"][0]["confirmed"] == 0
+                assert newest_of(hub, broken)["stages"][0]["confirmed"] == 0
 
 
 @pytest.mark.long
@@ -154,11 +143,11 @@ async def test_whatever_is_killed_meanwhile_a_bad_commit_halts_in_its_stage_and_
             let_in = {device for stage in plan.stages[:2] for device in stage.members}
             for device in plan.stages[1].members[:2]:
                 assert machines.told(f"fault {device} exits") == "ok"
-            await until(lambda: newest(hub, broken), within_s=60)
+            await until(lambda: newest_of(hub, broken), within_s=60)
             killed(hub, hub)
             await until(lambda: begun(broken), within_s=60)
             killed(hub, cluster)
-            await until(lambda: newest(hub, broken)["stages"][1]["is_open"], within_s=60)
+            await until(lambda: newest_of(hub, broken)["stages"][1]["is_open"], within_s=60)
             killed(hub, broker)
             halted = await until(lambda: is_in(hub, broken, "halted"), within_s=90)
             assert [stage["is_open"] for stage in halted["stages"]] == [True, True, False]
@@ -170,7 +159,7 @@ async def test_whatever_is_killed_meanwhile_a_bad_commit_halts_in_its_stage_and_
             await until(lambda: all(told_of(machines.memory(one), heard) for one in others), within_s=60)
             await until(lambda: all(is_heard_again(hub, device) for device in devices), within_s=90)
             assert begun(broken) <= let_in
-            again = newest(hub, broken)
+            again = newest_of(hub, broken)
             assert (again["state"], again["number"]) == ("halted", halted["number"])
 
 
@@ -200,7 +189,7 @@ def on(hub: Hub, commit: str, besides: Collection[str] = ()) -> bool:
 
 def went_back(hub: Hub, aborted: str, before: str, bad: Collection[str]) -> bool:
     """Whether nobody runs the commit any more; who could not even go back is in safe mode."""
-    found = newest(hub, aborted)
+    found = newest_of(hub, aborted)
     return on(hub, before, bad) and not any(stage["confirmed"] + stage["started"] for stage in found["stages"])
 
 

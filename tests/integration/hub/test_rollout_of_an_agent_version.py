@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from tests.fixtures import wheels
@@ -13,6 +13,7 @@ from tests.fixtures.agent_versions import Installed, python_program
 from tests.fixtures.git_servers import repository
 from tests.fixtures.hub import FLEET, Hub
 from tests.fixtures.supervisor import Supervisor
+from tests.integration.hub.newest_rollout import is_in, newest_of
 
 from metrica_agent import launcher
 from metrica_fleet.agent_versions import LISTING, AgentVersion, read_listing
@@ -107,7 +108,7 @@ def test_another_agent_is_installed_ahead_and_begun_by_the_gate_that_opens_its_s
         assert hub.get(path, kind, "POST", body, token=hub.token("operator")).status == 200
         until(lambda: agent.told("agent.update_started", commit=commit), what=agent.story)
         assert heard(agent, commit) == ("open", 1)
-        until(lambda: newest(hub, commit)["stages"][1]["started"] == 1, what=lambda: str(newest(hub, commit)))
+        until(lambda: newest_of(hub, commit)["stages"][1]["started"] == 1, what=lambda: str(newest_of(hub, commit)))
         (updated,) = until(lambda: agent.told("agent.updated"), within_s=200, what=agent.story)
         assert updated.detail["version"] == NUMBER
         assert launcher.read_choice(installed.versions)["steady"] == wanted.name
@@ -117,15 +118,3 @@ def heard(agent: Agent, commit: str) -> tuple[str, int] | None:
     """Return what the agent remembers of the rollout of ``commit``: what it is, and up to which stage it is open."""
     gate = agent.memory().gate
     return (gate.state, gate.stage) if gate is not None and gate.commit == commit else None
-
-
-def newest(hub: Hub, commit: str) -> Any:
-    """Return the rollout of ``commit`` once it is the newest."""
-    rollouts = hub.get("/api/v1/rollouts?limit=1").json["items"]
-    found = hub.get(f"/api/v1/rollouts/{rollouts[0]['id']}").json if rollouts else None
-    return found if found is not None and found["commit"] == commit else None
-
-
-def is_in(hub: Hub, commit: str, state: str) -> Any:
-    found = newest(hub, commit)
-    return found if found is not None and found["state"] == state else None

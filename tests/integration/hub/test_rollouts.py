@@ -15,6 +15,7 @@ from tests.fixtures.git_servers import Repository, repository
 from tests.fixtures.hub import FLEET, Answer, Hub
 from tests.integration.hub.herd import Herd, lasting, living
 from tests.integration.hub.killing import killed
+from tests.integration.hub.newest_rollout import newest
 from tests.integration.hub.waiting import until
 
 from metrica_fleet.definition import rollout_in
@@ -104,11 +105,6 @@ def following(
         (folder / "signers").write_text(line)
         fleet.commit({**files, "allowed_signers": line})
         yield hub, Herd(devices, policy, folder / "signers")
-
-
-def newest(hub: Hub) -> Any:
-    rollouts = hub.get("/api/v1/rollouts?limit=1").json["items"]
-    return hub.get(f"/api/v1/rollouts/{rollouts[0]['id']}").json if rollouts else None
 
 
 def state_of(hub: Hub, commit: str) -> str | None:

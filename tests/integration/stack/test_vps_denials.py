@@ -185,6 +185,17 @@ async def harmful(broker: Started) -> None:
         await spoofer.subscribed(f"{DEVICES}/pi-01/commands", "metrica/#", "$share/hubs/metrica/v1/home/head", "a b")
 
 
+async def said_of_harm(broker: Started) -> list[str]:
+    """Do what is ordinary, what is harmful, and what is ordinary again; return what was said from the harm on."""
+    await ordinary(broker)
+    until(left(broker, 2), broker)
+    known = len(broker.lines)
+    await harmful(broker)
+    await ordinary(broker)
+    until(left(broker, 5), broker)
+    return broker.lines[known:]
+
+
 def left(broker: Started, times: int) -> Callable[[], bool]:
     """Return whether so many have gone: what they did is said by then."""
     return lambda: (
@@ -203,12 +214,7 @@ def connections(lines: list[str]) -> list[str]:
 @pytest.mark.parametrize("way", WAYS)
 async def test_who_tries_what_he_may_not_is_named_and_nobody_else(way: str, tmp_path: Path, fleet: Authority) -> None:
     with Started(tmp_path, fleet, way) as broker:
-        await ordinary(broker)
-        until(left(broker, 2), broker)
-        known = len(broker.lines)
-        await harmful(broker)
-        await ordinary(broker)
-        until(left(broker, 5), broker)
+        said = await said_of_harm(broker)
         assert broker.denials == [
             f"Denied WILL from pi-02 ('{DEVICES}/pi-01/presence')",
             f"Denied PUBLISH from pi-02 (d0, q1, r0, m1, '{DEVICES}/pi-01/records', ... (2 bytes))",
@@ -217,7 +223,7 @@ async def test_who_tries_what_he_may_not_is_named_and_nobody_else(way: str, tmp_
             "Denied SUBSCRIBE from pi-02 ('$share/hubs/metrica/v1/home/head')",
             "Denied SUBSCRIBE from pi-02 ('a b')",
         ]
-        others = [line for line in broker.lines[known:] if line not in broker.denials]
+        others = [line for line in said if line not in broker.denials]
         assert others == connections(others)
 
 
@@ -226,13 +232,8 @@ async def test_with_the_switch_off_nobody_is_named_and_nothing_filters(tmp_path:
     broker.listeners.mkdir()
     (broker.listeners / "denials.conf").write_text("log_type debug\n", encoding="utf-8")  # from when it was on
     with broker:
-        await ordinary(broker)
-        until(left(broker, 2), broker)
-        known = len(broker.lines)
-        await harmful(broker)
-        await ordinary(broker)
-        until(left(broker, 5), broker)
-        assert broker.lines[known:] == connections(broker.lines[known:])
+        said = await said_of_harm(broker)
+        assert said == connections(said)
         assert not broker.filters()
 
 
