@@ -52,6 +52,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 def vps(broker: Broker) -> Iterator[Machine]:
     """With the first backup taken, as docs/how-to/backup.md has it: no WAL is archived before."""
     with Machine(broker.port) as machine:
+        made = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'heartbeats'::regclass"
+        machine.wait(lambda: machine.execute(made) != "0", "the hub made room")
         machine.execute(FILL)
         tell(machine.backup("now", "database"))
         yield machine
@@ -166,6 +168,15 @@ async def test_a_backup_is_verified_by_restoring_it_and_one_that_is_broken_is_to
         assert "verify database failed" in await asyncio.to_thread(vps.backup, "verify", "database", fails=True)
     assert vps.figures()['metrica_backup_failed{kind="database"}'] == 1
     assert re.search(r"✘ database: the last try failed", await asyncio.to_thread(vps.backup, "status", fails=True))
+    # An increment would rest on what was damaged.
+    assert "✔ database: full backup" in await asyncio.to_thread(vps.backup, "now", "database")
+    with broken(vps):
+        report = await asyncio.to_thread(vps.backup, "verify", "database", fails=True)
+    assert "the backup is whole" in report
+    assert re.search(
+        r"backup: \S+F, status: invalid.*✘ a file that is kept is not as it was written", report, re.DOTALL
+    )
+    assert "✔ database: full backup" in await asyncio.to_thread(vps.backup, "now", "database")
 
 
 async def test_wal_that_postgres_puts_into_a_folder_is_taken_to_the_archive_as_in_the_stack(
@@ -185,11 +196,12 @@ async def test_wal_that_postgres_puts_into_a_folder_is_taken_to_the_archive_as_i
 
 @contextmanager
 def broken(vps: Machine) -> Generator[None]:
-    """Let the repository lose a bit of its largest file meanwhile; or, where it is far away, forget the password."""
-    largest = max(
-        (path for path in vps.repository.glob("database/backup/metrica/2*F/**/*") if path.is_file()),
-        key=lambda path: path.stat().st_size,
-        default=vps.secrets / "backup_password",
+    """Let the first backup lose a bit of its largest file meanwhile; or, where it is far away, forget the password."""
+    first = min(vps.repository.glob("database/backup/metrica/2*F"), default=None)
+    largest = (
+        max((path for path in first.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+        if first is not None
+        else vps.secrets / "backup_password"
     )
     kept = largest.read_bytes()
     largest.write_bytes(kept[: len(kept) // 2] + bytes([kept[len(kept) // 2] ^ 1]) + kept[len(kept) // 2 + 1 :])
