@@ -1,6 +1,6 @@
 """Who tries at the stack's broker what he may not is named in its log: the real Mosquitto by the real ``start``.
 
-By Debian's shell and awk, and by busybox's, which the image of eclipse-mosquitto has.
+With its ``denials.awk``, by Debian's shell and awk, and by busybox's, which the image of eclipse-mosquitto has.
 """
 
 from __future__ import annotations
@@ -123,6 +123,7 @@ class Started:
             "/mosquitto/authority": f"{self._folder}/authority",
             "/tmp/listeners": str(self.listeners),  # noqa: S108
         }
+        shutil.copy(STACK / "denials.awk", self._folder)
         for name in ("mosquitto.conf", "certificates.conf"):
             text = (STACK / name).read_text(encoding="utf-8")
             for old, new in places.items():

@@ -210,6 +210,7 @@ def broker(installed: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Ite
         }.items():
             text = text.replace(old, new)
         (folder / name).write_text(text, encoding="utf-8")
+    shutil.copy(STACK / "mosquitto" / "denials.awk", folder)
     # As root Mosquitto would become the user `mosquitto`, who may not look into a test's folder.
     with (folder / "mosquitto.conf").open("a", encoding="utf-8") as file:
         file.write("\nuser root\n")
