@@ -31,7 +31,8 @@ Made from the hub's own registry by `scripts/reference`; do not edit.
 
     curl http://127.0.0.1:8080/metrics
 
-`/metrics` needs no token. What the other parts of the VPS say (`node_…`, `pg_…`, `prometheus_…`, `alertmanager_…`,
+`/metrics` needs no token, and names every device: the stack's proxy shows it to nobody, and one of your own should not
+either. What the other parts of the VPS say (`node_…`, `pg_…`, `prometheus_…`, `alertmanager_…`,
 `probe_…`, `metrica_backup_…`, `metrica_postgres_…`), and a device's Netdata (`netdata_…`), is theirs. Which alerts are
 made of them: [alerts.md](alerts.md).
 """

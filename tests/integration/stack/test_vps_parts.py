@@ -634,6 +634,8 @@ def test_grafana_keeps_its_path_and_gitea_is_given_its_own(door: Door) -> None:
     assert gitea["path"] == "/metrica/fleet.git/info/refs?service=git-upload-pack"
     assert gitea["headers"]["X-Real-Ip"] == CLIENT
     assert door.ask("/git/metrics", {"Host": HOST})[0] == 404
+    for path in ("/metrics", "/metrics/", "//metrics", "/%6detrics", "/x/../metrics"):
+        assert "metrica_hub_" not in str(door.ask(path, {"Host": HOST})), path
 
 
 def test_a_runbook_is_where_an_alert_leads(door: Door) -> None:
