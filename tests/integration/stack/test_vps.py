@@ -198,6 +198,20 @@ def test_whatever_a_service_is_given_of_this_repository_is_there(services: dict[
         assert (STACK / script).is_file()
 
 
+def test_what_an_upgrade_changes_of_a_service_s_files_is_read_by_install_hub(services: dict[str, Model]) -> None:
+    script = (HOUSE / "scripts" / "install-hub").read_text(encoding="utf-8")
+    lines = script.partition("<<'PLACES'\n")[2].partition("PLACES\n")[0].splitlines()
+    read = {line.split()[0]: [(STACK / place).resolve() for place in line.split()[1:]] for line in lines}
+    # Read when it is needed, or not once it runs.
+    apart = {STACK / "secrets", STACK / "hub" / "agent-wheels", STACK / "postgres" / "initdb", HOUSE / "site"}
+    for name, service in services.items():
+        for volume in service.get("volumes", ()):
+            source = Path(volume["source"])
+            if volume["type"] != "bind" or not source.is_relative_to(HOUSE) or source in apart:
+                continue
+            assert any(source.is_relative_to(place) for place in read.get(name, [])), (name, source)
+
+
 def test_every_image_is_one_certain_version(services: dict[str, Model]) -> None:
     for name, service in services.items():
         if "build" in service:
