@@ -183,6 +183,49 @@ uv_make() {
   python3 -m venv "$folder" && "$folder/bin/pip" install --quiet --require-hashes -r "$METRICA_HOUSE/requirements/uv.txt"
 }
 
+# bare_debian CODENAME: a Debian of that name with systemd and Python, and little else, from where this machine's own apt gets
+# its packages: METRICA_CACHE/debian-CODENAME.tar, made once.
+bare_debian() {
+  if [[ -e $METRICA_CACHE/debian-$1.tar ]]; then return 0; fi
+  need mmdebstrap
+  step "a bare Debian: $1" bare_debian_made "$1"
+}
+
+bare_debian_made() {
+  local source tar=$METRICA_CACHE/debian-$1.tar
+  [[ ! -e $tar ]] || return 0
+  for source in /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list; do [[ ! -e $source ]] || break; done
+  mkdir -p "$METRICA_CACHE/apt"
+  sed -e "s/\(bookworm\|trixie\)/$1/g" -e '/^deb cdrom:/d' "$source" >"$METRICA_CACHE/apt/$1.${source##*.}"
+  # Its sources by the name that Debian's own have.
+  # shellcheck disable=SC2016 # expanded by mmdebstrap
+  mmdebstrap --format=tar --variant=minbase --include=systemd,systemd-sysv,dbus,ca-certificates,python3,iproute2,procps \
+    --customize-hook='cd "$1/etc/apt/sources.list.d"; for one in *.sources; do [ ! -e "$one" ] || mv "$one" debian.sources; done' \
+    "$1" "$tar.new" "$METRICA_CACHE/apt/$1.${source##*.}"
+  mv "$tar.new" "$tar"
+}
+
+# wheels_for PYTHON WHAT: the wheels of requirements/WHAT.txt for that version of Python, in METRICA_CACHE/wheels-WHAT-PYTHON,
+# fetched once for each state of the file.
+wheels_for() {
+  local folder=$METRICA_CACHE/wheels-$2-$1
+  if cmp -s "$METRICA_HOUSE/requirements/$2.txt" "$folder/of"; then return 0; fi
+  step "wheels of requirements/$2.txt for Python $1" wheels_fetched "$1" "$2" "$folder"
+}
+
+wheels_fetched() {
+  local platforms=() one
+  ! cmp -s "$METRICA_HOUSE/requirements/$2.txt" "$3/of" || return 0
+  # For Debian 12's libc, which newer ones take as well.
+  for one in manylinux_2_36 manylinux_2_28 manylinux_2_17 manylinux2014; do platforms+=(--platform "${one}_$(uname -m)"); done
+  rm -rf "$3"
+  python3 -m venv "$3/pip" # a venv of uv's making has none
+  "$3/pip/bin/pip" download --quiet --dest "$3" --require-hashes --only-binary=:all: --python-version "$1" "${platforms[@]}" \
+    --requirement "$METRICA_HOUSE/requirements/$2.txt"
+  rm -rf "$3/pip"
+  cp "$METRICA_HOUSE/requirements/$2.txt" "$3/of" # last: what is there is whole
+}
+
 # --- Docker ---------------------------------------------------------------------------------------------------------
 
 METRICA_ENGINE=$METRICA_CACHE/engine
@@ -337,6 +380,25 @@ busybox_import() {
   done
   tar -C "$root" --owner 0 --group 0 -c . | docker import --change 'CMD ["/bin/sleep","100000"]' - "$1"
   rm -rf "$root"
+}
+
+# python_image NAME: an image of Debian 13 with what the hub's Dockerfile asks of its base, Python and ssh-keygen: no registry can be
+# asked for python:3.13. After engine_ready.
+python_image() {
+  docker image inspect "$1" >/dev/null 2>&1 && return 0
+  bare_debian trixie
+  step "image $1" python_import "$1"
+}
+
+python_import() {
+  docker image inspect "$1" >/dev/null 2>&1 && return 0
+  docker import "$METRICA_CACHE/debian-trixie.tar" "$1-bare"
+  docker build --network host --tag "$1" - <<DOCKERFILE
+FROM $1-bare
+RUN apt-get -q update && DEBIAN_FRONTEND=noninteractive \
+  apt-get -q -y -o Dpkg::Use-Pty=0 install --no-install-recommends python3-venv openssh-client
+DOCKERFILE
+  docker image rm "$1-bare"
 }
 
 # --- the broker -----------------------------------------------------------------------------------------------------

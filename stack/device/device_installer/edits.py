@@ -20,6 +20,12 @@ class Unreadable(ValueError):
     """What is there can't be understood, and so can't be added to."""
 
 
+def told(os_release: str) -> dict[str, str]:
+    """Return what ``/etc/os-release`` says of the system: lines for a shell, with its quotes or without."""
+    pairs = (line.split("=", 1) for line in os_release.splitlines() if re.match(r"[A-Z_]+=", line))
+    return {name: value.strip().strip("\"'") for name, value in pairs}
+
+
 def with_memory_cgroup(command_line: str) -> str:
     """Return the kernel's command line with the memory cgroup on: one line, each word once, nothing taken away.
 

@@ -20,6 +20,7 @@ from device_installer.edits import (
     Unreadable,
     filled_in,
     shipper_environment,
+    told,
     with_log_limits,
     with_memory_cgroup,
 )
@@ -43,6 +44,7 @@ CHOICE: Final = VERSIONS / "choice.json"
 UNIT: Final = Path("/etc/systemd/system/metrica-agent.service")
 SECRETS_UNIT: Final = UNIT.with_name("metrica-secrets.service")
 """What opens secrets before the container engine starts."""
+OS_RELEASE: Final = Path("/etc/os-release")
 SYSTEMD: Final = Path("/etc/systemd")
 DOCKER_SETTINGS: Final = Path("/etc/docker/daemon.json")
 KERNEL_COMMAND_LINE: Final = Path("/boot/firmware/cmdline.txt")
@@ -105,14 +107,11 @@ def require_a_device(work: Work) -> None:
     Raises:
         Refused: it is not.
     """
-    release = dict(
-        line.split("=", 1) for line in (work.machine.text(Path("/etc/os-release")) or "").splitlines() if "=" in line
-    )
-    system, version = release.get("ID", "").strip('"'), release.get("VERSION_ID", "0").strip('"')
-    if system not in {"debian", "raspbian"} or not version.isdigit() or int(version) < OLDEST_DEBIAN:
-        raise Refused(
-            f"This is {system or 'no Debian'} {version}: Raspberry Pi OS Bookworm, Debian 12, or newer is needed."
-        )
+    system = told(work.machine.text(OS_RELEASE) or "")
+    version = system.get("VERSION_ID", "")  # Debian's testing has none
+    if system.get("ID") not in {"debian", "raspbian"} or not version.isdigit() or int(version) < OLDEST_DEBIAN:
+        name = system.get("PRETTY_NAME") or "no Debian"
+        raise Refused(f"This is {name}: Raspberry Pi OS Bookworm, Debian 12, or a newer release is needed.")
     if (bits := (work.machine.says("dpkg", "--print-architecture") or "").strip()) not in {"arm64", "amd64"}:
         raise Refused(
             f"This is a system for {bits or 'an unknown processor'}: write the 64-bit Raspberry Pi OS to the card."
@@ -177,7 +176,7 @@ def compose(work: Work) -> Change | None:
 
 
 def _is_bookworm(work: Work) -> bool:
-    return "VERSION_CODENAME=bookworm" in (work.machine.text(Path("/etc/os-release")) or "")
+    return told(work.machine.text(OS_RELEASE) or "").get("VERSION_CODENAME") == "bookworm"
 
 
 def docker_limits(work: Work) -> Change | None:

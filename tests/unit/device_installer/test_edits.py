@@ -16,6 +16,7 @@ from device_installer.edits import (
     Unreadable,
     filled_in,
     shipper_environment,
+    told,
     with_log_limits,
     with_memory_cgroup,
 )
@@ -24,6 +25,14 @@ from metrica_agent.settings import read_settings
 DEVICE: Final = Path(__file__).parents[3] / "stack/device"
 OURS: Final = (DEVICE / "docker-daemon.json").read_text()
 PI: Final = "console=serial0,115200 console=tty1 root=PARTUUID=4f0e-02 rootfstype=ext4 fsck.repair=yes rootwait"
+
+
+# --- /etc/os-release ----------------------------------------------------------------------------------------------
+
+
+def test_what_a_system_says_of_itself_is_read_with_quotes_or_without() -> None:
+    said = told("PRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\nID=debian\nVERSION_ID='13'\n\n# no line\nBUG REPORT=x\n")
+    assert said == {"PRETTY_NAME": "Debian GNU/Linux 13 (trixie)", "ID": "debian", "VERSION_ID": "13"}
 
 
 # --- /boot/firmware/cmdline.txt -----------------------------------------------------------------------------------
