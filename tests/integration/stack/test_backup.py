@@ -194,6 +194,31 @@ async def test_wal_that_postgres_puts_into_a_folder_is_taken_to_the_archive_as_i
         )
 
 
+@pytest.mark.long
+async def test_wal_that_does_not_leave_is_told_and_when_it_does_that_is_over(vps: Machine) -> None:
+    away = vps.repository.with_name("away")
+    with vps.serving() as folder:
+        await asyncio.to_thread(vps.wait, (folder / "wanted").exists, "somebody takes WAL away")
+        vps.repository.rename(away)
+        vps.repository.touch()  # a file: nothing can be put below it
+        put = f"test ! -e {folder}/%f && cp %p {folder}/.new && mv {folder}/.new {folder}/%f # pgbackrest"
+        with vps.set("archive_command", put):
+            segment = vps.execute("SELECT pg_walfile_name(pg_switch_wal())")
+            await asyncio.to_thread(vps.wait, (folder / segment).exists, "a piece of WAL waits")
+            long_ago_s = time.time() - 700
+            os.utime(folder / segment, (long_ago_s, long_ago_s))
+            await asyncio.to_thread(vps.wait, lambda: late(vps) == 1, "it is told that WAL waits")
+            assert "✘ WAL waits for the repository" in await asyncio.to_thread(vps.backup, "status", fails=True)
+            vps.repository.unlink()
+            away.rename(vps.repository)
+            await asyncio.to_thread(vps.wait, lambda: late(vps) == 0, "it has left")
+            assert not (folder / segment).exists()
+
+
+def late(vps: Machine) -> float | None:
+    return vps.figures().get('metrica_backup_failed{kind="wal"}')
+
+
 @contextmanager
 def broken(vps: Machine) -> Generator[None]:
     """Let the first backup lose a bit of its largest file meanwhile; or, where it is far away, forget the password."""
