@@ -5,7 +5,7 @@
 
 As a program it lives until it rests, under the shim if somebody preloaded it: that is how journals are recorded.
 
-    python -m tests.faults.machine MACHINE REMOTE BOOT_ID
+    python -m tests.faults.machine MACHINE REMOTE BOOT_ID [safe]
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from metrica_agent.adapters.leftovers import Leftovers
 from metrica_agent.adapters.releases import Releases
 from metrica_agent.adapters.releases.scan import differences
 from metrica_agent.adapters.spool import Spool
+from metrica_agent.console_orders import SPOOL
 from metrica_agent.decisions.preflight import ImageNeed
 from metrica_agent.decisions.world import Memory, Release
 from metrica_agent.durable import Disk
@@ -57,6 +58,7 @@ from metrica_sim.vitals import SimulatedVitals
 
 if TYPE_CHECKING:
     from metrica_agent.decisions.lineage import Relation
+    from metrica_agent.tasks.guard import Watchman
 
 FLEET: Final = FleetId("cut")
 DEVICE: Final = DeviceId("pi-01")
@@ -355,14 +357,36 @@ Cut = Callable[[Look], bool]
 """Whether the life ends now."""
 
 
-def live(machine: Path, remote: Path, boot_id: str, *, until: Cut | None = None, away: bool = False) -> Life:
-    """Live one life on ``machine`` until the device rests, or ``until`` says so."""
+def live(
+    machine: Path,
+    remote: Path,
+    boot_id: str,
+    *,
+    until: Cut | None = None,
+    away: bool = False,
+    safe: bool = False,
+    watchman: Watchman | None = None,
+) -> Life:
+    """Live one life on ``machine`` until the device rests, in safe mode if ``safe``, or ``until`` says so.
+
+    ``away``: there is no broker. ``watchman``: who is told by when the loops are back.
+    """
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(_lived(machine, remote, BootId(boot_id), until, away=away))
+        lived = _lived(machine, remote, BootId(boot_id), until, away=away, safe=safe, watchman=watchman)
+        return runner.run(lived)
 
 
-async def _lived(machine: Path, remote: Path, boot_id: BootId, until: Cut | None, *, away: bool) -> Life:
+async def _lived(
+    machine: Path,
+    remote: Path,
+    boot_id: BootId,
+    until: Cut | None,
+    *,
+    away: bool,
+    safe: bool,
+    watchman: Watchman | None,
+) -> Life:
     state = machine / "state"
     Disk().directory(state, 0o700)
     loop = asyncio.get_running_loop()
@@ -378,10 +402,13 @@ async def _lived(machine: Path, remote: Path, boot_id: BootId, until: Cut | None
         hub.begin_anew()
     life.lost = hub.lost(ledger.last_seq(), ledger.stored())
     try:
-        parts = _parts(state, remote, boot_id, ledger=ledger, engine=engine, hub=hub, releases=releases)
+        parts = structs.replace(
+            _parts(state, remote, boot_id, ledger=ledger, engine=engine, hub=hub, releases=releases), watchman=watchman
+        )
         async with asyncio.TaskGroup() as group:
             device = group.create_task(run_device(parts))
-            life.rested = await _came_to(until or _rests(state, remote, hub, ledger, engine), ledger, boot_id)
+            rests = _rests_in_safe_mode(state) if safe else _has_decided(remote)
+            life.rested = await _came_to(until or _rests(state, rests, hub, ledger, engine), ledger, boot_id)
             device.cancel()
         life.lost += hub.lost(ledger.last_seq(), ledger.stored())
         life.story = [f"{event.kind} {event.message}" for event in reversed(await ledger.recent_events(12))]
@@ -402,13 +429,12 @@ async def _came_to(end: Cut, ledger: Ledger, boot_id: BootId) -> bool:
     return False
 
 
-def _rests(state: Path, remote: Path, hub: Hub, ledger: Ledger, engine: Engine) -> Cut:
+def _rests(state: Path, decided: Cut, hub: Hub, ledger: Ledger, engine: Engine) -> Cut:
     """What runs is whole, too: that somebody edited it is found beside all else, and a moment later."""
-    wanted = branch_of_folder(Remote(str(remote)), "main")
 
     def rests(look: Look) -> bool:
         all_there = hub.away or ledger.stored() >= look.last_seq
-        if look.rule != "rest" or not all_there or not settled(look.memory, wanted) or look.memory.mending is not None:
+        if not all_there or look.memory.mending is not None or not decided(look):
             return False
         release = state / "releases" / (look.memory.standing or "none")
         if differences(release, state / "content"):
@@ -417,6 +443,26 @@ def _rests(state: Path, remote: Path, hub: Hub, ledger: Ledger, engine: Engine) 
         return {one.service: one.inputs for one in engine.running()} == {one.name: one.inputs for one in plans}
 
     return rests
+
+
+def _has_decided(remote: Path) -> Cut:
+    wanted = branch_of_folder(Remote(str(remote)), "main")
+    return lambda look: look.rule == "rest" and settled(look.memory, wanted)
+
+
+def _rests_in_safe_mode(state: Path) -> Cut:
+    """It has come there, and nobody has ordered anything else."""
+    spool = state / SPOOL
+
+    def rests(look: Look) -> bool:
+        return look.rule == "rest.safe" and is_safe(look) and not any(spool.glob("*.json"))
+
+    return rests
+
+
+def is_safe(look: Look) -> bool:
+    """Whether the safe-mode stack is what runs."""
+    return look.memory.safe is not None and look.memory.safe.applied
 
 
 def settled(memory: Memory, wanted: CommitId | None) -> bool:
@@ -460,7 +506,7 @@ def _parts(
         clock=clock,
         vitals=SimulatedVitals(str(DEVICE), now_s),
         orders=Orders(
-            spool=Spool(state / "console"), wake=Wake(clock.now_s), now_s=clock.now_s, chance=random.Random(2).random
+            spool=Spool(state / SPOOL), wake=Wake(clock.now_s), now_s=clock.now_s, chance=random.Random(2).random
         ),
         notary=Notary(verify=verified),
         chance=random.Random(1).random,
@@ -469,8 +515,8 @@ def _parts(
 
 def main() -> None:
     """Live until at rest; 1 when it does not come to rest."""
-    machine, remote, boot_id, *away = sys.argv[1:]
-    life = live(Path(machine), Path(remote), boot_id, away=bool(away))
+    machine, remote, boot_id, *how = sys.argv[1:]
+    life = live(Path(machine), Path(remote), boot_id, safe="safe" in how)
     if not life.rested:
         print("\n".join(life.story), f"hub: {life.hub.watermarks}", sep="\n", file=sys.stderr)
     sys.exit(0 if life.rested else 1)
@@ -480,4 +526,4 @@ if __name__ == "__main__":
     main()
 
 
-__all__ = ["DEVICE", "FLEET", "Cut", "Life", "Look", "live", "settled"]
+__all__ = ["DEVICE", "FLEET", "Cut", "Life", "Look", "is_safe", "live", "settled"]

@@ -34,6 +34,9 @@ from tests.fixtures.agent import fleet_files
 
 from metrica_agent.adapters.ledger import remembered
 from metrica_agent.adapters.releases.scan import differences
+from metrica_agent.adapters.spool import Spool
+from metrica_agent.console_orders import SPOOL
+from metrica_agent.decisions.orders import SafeModeOrder
 from metrica_agent.decisions.trial import MAX_APPLIES, MAX_BOOTS
 from metrica_fleet.errors import NotNow
 from metrica_fleet.identity import CommitId, ReleaseDigest
@@ -76,6 +79,10 @@ class Recording:
     """Whether the ledger of the time before is there."""
     edited: ReleaseDigest | None = None
     """Of a release whose files somebody had edited: it need not be whole but at rest."""
+    safe: bool = False
+    """Whether it rests in safe mode."""
+    also_told: tuple[str, ...] = ()
+    """Kinds of events that the hub must hear, each once."""
 
 
 @dataclass
@@ -112,13 +119,16 @@ class Place:
         *,
         told: bool = True,
         edited: ReleaseDigest | None = None,
+        safe: bool = False,
+        also_told: tuple[str, ...] = (),
     ) -> Recording:
         """Live one boot in a process of its own, and write it down; for the rest see ``Recording``."""
         (self.machine / "world").mkdir(parents=True, exist_ok=True)
         disk = Disk.read(self.machine)
         board = Board(self.folder / f"shim-{secrets.token_hex(4)}", self.machine)
         board.born(Mode.JOURNAL)
-        command = [sys.executable, "-m", "tests.faults.machine", str(self.machine), str(self.commits.path), "recorded"]
+        how = ("recorded", "safe") if safe else ("recorded",)
+        command = [sys.executable, "-m", "tests.faults.machine", str(self.machine), str(self.commits.path), *how]
         environment = {**os.environ, **board.environment}
         try:
             done = subprocess.run(
@@ -137,6 +147,8 @@ class Place:
             may_be=may_be,
             told=told,
             edited=edited,
+            safe=safe,
+            also_told=also_told,
         )
 
 
@@ -208,6 +220,38 @@ def _edited(site: Path) -> None:
     (more / "by hand").write_text("by hand")
 
 
+INTO_SAFE_MODE: Final = ("safe_mode.entered", "safe_mode.running")
+
+
+def into_safe_mode(place: Place) -> Recording:
+    """Somebody at the console ordered safe mode while the agent was down."""
+    before = history(place, 2)
+    _ordered(place, on=True)
+    return place.recorded(before, before, frozenset({before}), safe=True, also_told=INTO_SAFE_MODE)
+
+
+def out_of_safe_mode(place: Place) -> Recording:
+    """A good commit comes to a device in safe mode."""
+    before = history(place, 2)
+    _ordered(place, on=True)
+    place.lived(before, until=machine.is_safe)
+    commit = place.commits.push(files("next"))
+    return place.recorded(commit, commit, frozenset({before, commit}), also_told=(*INTO_SAFE_MODE, "safe_mode.left"))
+
+
+def ordered_out(place: Place) -> Recording:
+    """Somebody at the console ordered the way out of safe mode while the agent was down."""
+    before = history(place, 2)
+    _ordered(place, on=True)
+    place.lived(before, until=machine.is_safe)
+    _ordered(place, on=False)
+    return place.recorded(before, before, frozenset({before}), also_told=(*INTO_SAFE_MODE, "safe_mode.left"))
+
+
+def _ordered(place: Place, *, on: bool) -> None:
+    Spool(place.machine / "state" / SPOOL).give(SafeModeOrder(on=on, reason="a test"))
+
+
 def again(place: Place, chance: random.Random) -> Recording:
     """The power is cut in an update or a rollback, and what is recorded is the recovery."""
     recording = chance.choice((update, rollback))(place)
@@ -225,6 +269,9 @@ SCENARIOS: Final[Mapping[str, Callable[[Place, random.Random], Recording]]] = {
     "drain": lambda place, _: drain(place),
     "renewed": lambda place, _: renewed(place),
     "mend": lambda place, _: mend(place),
+    "into-safe-mode": lambda place, _: into_safe_mode(place),
+    "out-of-safe-mode": lambda place, _: out_of_safe_mode(place),
+    "ordered-out": lambda place, _: ordered_out(place),
     "again": again,
 }
 
@@ -261,7 +308,7 @@ def recovered(recording: Recording, folder: Path, boot_id: str) -> list[str]:
     """Start the agent on the machine in ``folder``; say what of P1 does not hold once it is at rest."""
     state, found = folder / "state", list[str]()
     try:
-        life = machine.live(folder, recording.remote, boot_id)
+        life = machine.live(folder, recording.remote, boot_id, safe=recording.safe)
     except Exception as error:  # noqa: BLE001 - whatever ended the agent is what is looked for
         return [*found, f"the agent ended: {error!r} {[str(one) for one in getattr(error, 'exceptions', ())]}"]
     if not life.rested:
@@ -279,6 +326,10 @@ def recovered(recording: Recording, folder: Path, boot_id: str) -> list[str]:
         verdicts = [kind for kind in heard if kind in invariants.VERDICTS]
         if len(verdicts) != 1:
             found.append(f"the hub heard {verdicts} of the commit")
+    kinds = [event.kind for event in life.hub.events()]
+    found += [
+        f"the hub heard {kind} {kinds.count(kind)} times" for kind in recording.also_told if kinds.count(kind) != 1
+    ]
     if recording.edited is not None:
         told = sorted(event.kind for event in life.hub.events() if event.reason == "files")
         if told != ["drift.found", "drift.repaired"]:
@@ -357,8 +408,8 @@ def replay(name: str, effort: Effort, folder: Path) -> Verdict:
     return verdict
 
 
-LEDGER_AND_LINK: Final = ("world", f"state/{invariants.LEDGER}", "state/current")
-"""What is judged of each state anew; the releases are the same in most."""
+JUDGED_ANEW: Final = ("world", f"state/{invariants.LEDGER}", "state/current", f"state/{SPOOL}")
+"""What is judged of each state; the releases are the same in most."""
 
 
 @dataclass(frozen=True)
@@ -375,12 +426,14 @@ class _Judge:
         """Judge the disk before an agent touches it."""
         if not self.recording.may_be:
             return []
-        self._write(state.only(*LEDGER_AND_LINK))
+        self._write(state.only(*JUDGED_ANEW))
 
         def differing(release: Path, _contents: Path) -> tuple[str, ...]:
             return () if release.name == self.recording.edited else self._differing(release.name, state)
 
         found = invariants.after_a_crash(self.folder / "state", confirmed=self.recording.may_be, differing=differing)
+        if self.recording.safe:
+            found += order_lost(self.folder / "state")
         return self._told(number, state.how, [*found, *forgotten(self.folder)])
 
     def recovery(self, number: int, state: State, *, damaged: bool) -> list[str] | None:
@@ -424,6 +477,12 @@ def forgotten(folder: Path) -> list[str]:
         (last,) = db.execute("SELECT max(seq) FROM outbox").fetchone()
     last_seq = max(stored, last or 0)
     return hub.lost(last_seq, stored) if last_seq else []
+
+
+def order_lost(state: Path) -> list[str]:
+    """Say that the order for safe mode is gone, and was not obeyed."""
+    is_obeyed = remembered(state / invariants.LEDGER).safe is not None
+    return [] if is_obeyed or any(state.glob(f"{SPOOL}/*.json")) else ["the order is forgotten, and not obeyed"]
 
 
 def _removed(folder: Path) -> None:
