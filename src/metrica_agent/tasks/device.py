@@ -6,8 +6,9 @@ The real agent and the simulator run the same function; they differ in the adapt
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -33,7 +34,7 @@ from metrica_agent.tasks.stop import StopTask
 from metrica_agent.tasks.sync import Offer, SyncTask
 from metrica_agent.tasks.upgrade import UpgradeTask
 from metrica_agent.wake import Wake
-from metrica_fleet.errors import NotNow, Unusable
+from metrica_fleet.errors import NotNow, Ours, Unusable
 from metrica_fleet.identity import CommitId, short
 from metrica_fleet.messages import Head, Refusal, Status, StopStanding
 from metrica_fleet.records import Vitals
@@ -48,27 +49,15 @@ log = structlog.stdlib.get_logger(__name__)
 
 CONTAINED_BASE_S = 5.0
 CONTAINED_CAP_S = 300.0
-PULSES_OF = {
-    "converge": ("converge",),
-    "health": ("health",),
-    "machine": ("machine",),
-    "engine-events": ("engine-events",),
-    "sync": ("sync",),
-    "report": ("heartbeats", "talk"),
-    "orders": ("orders",),
-    "stop": ("stop",),
-    "gates": ("gates",),
-    "heads": ("heads",),
-    "commands": ("commands",),
-    "contact": ("contact",),
-    "files": ("files",),
-    "upgrade": ("upgrade",),
-    "renewal": ("renewal",),
-}
-"""Task -> the loops in it that promise."""
 RENEWAL = "renewal"
 """A task that only a device with a certificate of its own has."""
-PULSES = tuple(pulse for pulses in PULSES_OF.values() for pulse in pulses)
+
+
+class Task(NamedTuple):
+    """What runs beside the others, and the pulses of the loops in it: the watchdog is fed while each keeps its word."""
+
+    run: Callable[[], Coroutine[object, object, None]]
+    pulses: Mapping[str, Pulse]
 
 
 async def run_device(parts: Parts) -> None:
@@ -85,7 +74,7 @@ async def run_device(parts: Parts) -> None:
     try:
         async with asyncio.TaskGroup() as group:
             for name, task in device.tasks().items():
-                work = device.contained(name, task) if contain else task()
+                work = device.contained(name, task) if contain else task.run()
                 group.create_task(work, name=name)
     except asyncio.CancelledError:
         await asyncio.shield(beginning.end(parts, device.convergence.memory))
@@ -115,8 +104,8 @@ class _Device:
     """The tasks, and the wake-ups between them."""
 
     def __init__(self, parts: Parts) -> None:
-        self.pulses = {name: Pulse() for name in PULSES if name != RENEWAL or parts.renewing is not None}
-        now_s, pulses = parts.clock.now_s, self.pulses
+        self._pulses = defaultdict[str, Pulse](Pulse)
+        now_s, pulses = parts.clock.now_s, self._pulses
         converge, health, sync = (Wake(now_s, pulses[name]) for name in ("converge", "health", "sync"))
         report = Wake(now_s, pulses["talk"])
         self._parts = parts
@@ -316,40 +305,51 @@ class _Device:
             pulse=pulses["commands"],
         )
 
-    def tasks(self) -> dict[str, Callable[[], Coroutine[object, object, None]]]:
+    def tasks(self) -> dict[str, Task]:
         """Return every task by its name."""
         orders = self._parts.orders
-        return {
-            "converge": self.convergence.run,
-            "health": self.health.run,
-            "machine": self.machine.run,
-            "engine-events": self.health.follow,
-            "files": self.files.run,
-            "sync": self.sync.run,
-            "report": self.report.run,
-            "orders": lambda: orders.run(self.convergence.wake.nudge),
-            "stop": self.stop.run,
-            "gates": self.gates.run,
-            "heads": self.heads.run,
-            "commands": self.commands.run,
-            "contact": self.contact.run,
-            "upgrade": self.upgrade.run,
-            **({} if self.renewal is None else {RENEWAL: self.renewal.run}),
-            **self._guard(),
+        watched = {
+            "converge": self._task(self.convergence.run, "converge"),
+            "health": self._task(self.health.run, "health"),
+            "machine": self._task(self.machine.run, "machine"),
+            "engine-events": self._task(self.health.follow, "engine-events"),
+            "files": self._task(self.files.run, "files"),
+            "sync": self._task(self.sync.run, "sync"),
+            "report": self._task(self.report.run, "heartbeats", "talk"),
+            "orders": self._task(lambda: orders.run(self.convergence.wake.nudge), "orders"),
+            "stop": self._task(self.stop.run, "stop"),
+            "gates": self._task(self.gates.run, "gates"),
+            "heads": self._task(self.heads.run, "heads"),
+            "commands": self._task(self.commands.run, "commands"),
+            "contact": self._task(self.contact.run, "contact"),
+            "upgrade": self._task(self.upgrade.run, "upgrade"),
+            **({} if self.renewal is None else {RENEWAL: self._task(self.renewal.run, RENEWAL)}),
         }
+        return {**watched, **self._guard(watched.values())}
 
-    def _guard(self) -> dict[str, Callable[[], Coroutine[object, object, None]]]:
+    def _task(self, run: Callable[[], Coroutine[object, object, None]], pulse: str, *more: str) -> Task:
+        """Return a task with the pulses that its loops were given, one at least."""
+        return Task(run, {name: self._pulses.pop(name) for name in (pulse, *more)})
+
+    def _guard(self, watched: Iterable[Task]) -> dict[str, Task]:
+        """Return what watches over these; the thread of the watchman does so over itself.
+
+        Raises:
+            Ours: ``pulse-unwatched``: a loop was given a pulse, and no task has it.
+        """
+        if self._pulses:
+            raise Ours(f"nobody watches over {', '.join(sorted(self._pulses))}", reason="pulse-unwatched")
         parts = self._parts
         if parts.watchman is None:
             return {}
         guard = GuardTask(
-            pulses=self.pulses,
+            pulses={name: pulse for task in watched for name, pulse in task.pulses.items()},
             clock=parts.clock,
             watchman=parts.watchman,
             patience=parts.patience,
             status=self._in_words,
         )
-        return {"guard": guard.run}
+        return {"guard": Task(guard.run, {})}
 
     def _in_words(self) -> str:
         """Return where the device stands, for ``systemctl status``."""
@@ -368,12 +368,12 @@ class _Device:
         safe = self.convergence.memory.safe
         return safe is not None and safe.reason == starting.CRASH_LOOP
 
-    async def contained(self, name: str, task: Callable[[], Coroutine[object, object, None]]) -> None:
+    async def contained(self, name: str, task: Task) -> None:
         """Run ``task``, and again when it fails, ever later; once safe mode was left a failure ends the agent again."""
         parts, attempt = self._parts, 0
         while True:
             try:
-                await task()
+                await task.run()
             except Exception as error:
                 if not self.has_crash_looped():
                     raise
@@ -382,8 +382,8 @@ class _Device:
                 saying = Saying(kind="task.failed", reason="unexpected", message=message[:1000], detail={"task": name})
                 await self._teller.record(parts.clock.stamp(), sayings=(saying,))
             attempt += 1
-            for pulse in PULSES_OF.get(name, ()):
-                self.pulses[pulse].back_within(CONTAINED_CAP_S, "failed, and is started again")
+            for pulse in task.pulses.values():
+                pulse.back_within(CONTAINED_CAP_S, "failed, and is started again")
             await asyncio.sleep(full_jitter(attempt, parts.chance(), CONTAINED_BASE_S, CONTAINED_CAP_S))
 
     def _answered(self) -> None:
