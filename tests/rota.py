@@ -30,8 +30,17 @@ def of_this_commit(names: Sequence[str]) -> list[str]:
     return sorted(names)[_part() :: PARTS]
 
 
-@cache
+def share(of: int) -> int:
+    """Return which of ``of`` shares this commit has, from 0 on: where a test is one sweep, too long for any run."""
+    return _number() // PARTS % of  # of a test whose own turn it is, too, all shares come
+
+
 def _part() -> int:
+    return _number() % PARTS
+
+
+@cache
+def _number() -> int:
     asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     head = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=30).stdout
-    return int(head[:8], 16) % PARTS
+    return int(head[:8], 16)

@@ -159,7 +159,7 @@ def _only_one(state_dir: Path) -> Generator[None]:
     """
     try:
         Disk().directory(state_dir, 0o700)  # durable: all that the device remembers is in it
-        lock = (state_dir / LOCK).open("a", encoding="ascii")
+        lock = (state_dir / LOCK).open("ab", buffering=0)
     except OSError as error:
         message = f"{state_dir}: {error.strerror}; the agent needs a directory of its own to write to (state_dir)"
         raise Unusable(message, reason="state-dir") from error
@@ -168,9 +168,11 @@ def _only_one(state_dir: Path) -> Generator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise Unusable(f"{state_dir}: another agent runs on it already", reason="already-running") from error
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")  # whom an order at the console rings
-        lock.flush()
+        try:
+            lock.truncate(0)
+            lock.write(b"%d\n" % os.getpid())  # whom an order at the console rings
+        except OSError as error:  # a full disk: nobody can ring, and orders are found all the same, a little later
+            log.warning("no_bell", error=f"{state_dir / LOCK}: {error.strerror}")
         yield
 
 

@@ -1,10 +1,13 @@
-"""The harness's side of the shim (shim/durable.c): what it counts, when it kills, and the journal that it writes.
+"""The harness's side of the shim (shim/durable.c): what it counts, when it kills, what finds no room, its journal.
 
     board = Board(folder, root=agent.state)
     agent.environment |= board.environment
     board.arm(17)                 # the agent that runs, or starts next, dies at the 17th operation from now
     …
     assert board.killed
+    board.fill(17, stays=True)    # from the 17th operation on that needs room there is none
+    …
+    board.free()
 
 The C structures are read and written in place here; ``test_shim.py`` holds the two layouts together.
 """
@@ -27,9 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SOURCE: Final = Path(__file__).parent / "shim" / "durable.c"
-_BOARD_BYTES: Final = 3248
+_BOARD_BYTES: Final = 4312
 _COUNT, _KILL_AT, _KILLED, _BYTES, _DONE, _SYNC_NS, _AGENT, _MODE = 0, 8, 16, 24, 32, 152, 160, 164
 _KILLED_KIND, _KILLED_PATH, _ROOT, _JOURNAL, _TEXT_BYTES = 172, 176, 1200, 2224, 1024
+_NEEDING, _FULL_FROM, _FULL_UNTIL, _REFUSED, _REFUSED_KIND, _REFUSED_PATH = 3248, 3256, 3264, 3272, 3280, 3284
+_NEVER: Final = 2**63 - 1
 _ENTRY: Final = struct.Struct("<IIQQQIHH")
 
 
@@ -57,6 +62,7 @@ class Mode(IntFlag):
     TORN = 2
     JOURNAL = 4
     NO_SYNC = 8
+    FULL = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +144,34 @@ class Board:
         self._put("<I", _MODE, Mode.COUNT)
         return self.killed
 
+    def fill(self, operation: int, *, stays: bool = False) -> None:
+        """Let the n-th operation from now that needs room find none; with ``stays`` those after it, until ``free``."""
+        number = self.needing + operation
+        self._put("<Q", _REFUSED, 0)
+        self._put("<Q", _FULL_FROM, number)
+        self._put("<Q", _FULL_UNTIL, _NEVER if stays else number + 1)
+        self._put("<I", _MODE, Mode.FULL)
+
+    def free(self) -> None:
+        """Let there be room again; operations that need some are counted on."""
+        self._put("<Q", _FULL_FROM, _NEVER)
+
     # --- what happened ---
+
+    @property
+    def needing(self) -> int:
+        """How many operations needed room."""
+        return self._get("<Q", _NEEDING)
+
+    @property
+    def refused(self) -> int:
+        """How many of them found none since ``fill``."""
+        return self._get("<Q", _REFUSED)
+
+    @property
+    def refused_at(self) -> str:
+        """What the first of those was, for people."""
+        return self._in_words(_REFUSED_KIND, _REFUSED_PATH)
 
     @property
     def count(self) -> int:
@@ -153,9 +186,11 @@ class Board:
     @property
     def killed_at(self) -> str:
         """What it was killed at, for people."""
-        end = self._map.find(b"\0", _KILLED_PATH)
-        path = os.fsdecode(self._map[_KILLED_PATH:end])
-        kind = Kind(self._get("<I", _KILLED_KIND)).name.lower()
+        return self._in_words(_KILLED_KIND, _KILLED_PATH)
+
+    def _in_words(self, kind_at: int, path_at: int) -> str:
+        path = os.fsdecode(self._map[path_at : self._map.find(b"\0", path_at)])
+        kind = Kind(self._get("<I", kind_at)).name.lower()
         return f"{kind} {path.removeprefix(f'{self._root}/')}"
 
     def counts(self) -> Counts:

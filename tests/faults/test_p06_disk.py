@@ -18,18 +18,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from tests.faults.full_disk import Way, swept
 from tests.fixtures.agent import Agent, until
 from tests.fixtures.broker import Broker
 from tests.fixtures.small_disk import MIB, SmallDisk
 from tests.integration.end_to_end.device import WEB, Device
 from tests.integration.end_to_end.private_engine import PrivateEngine
+from tests.rota import WHOLE_RUN, share
 
 from metrica_agent.adapters.releases import Releases
 from metrica_agent.decisions.strain import StrainLimits
 from metrica_agent.settings import HostSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from tests.faults.failures import FailureTable
     from tests.fixtures.git_servers import GitHttpServer
@@ -38,6 +40,16 @@ pytestmark = pytest.mark.timeout(300)
 LOOK_S, DWELL_S = 0.3, 1.0
 SIZE_MIB: Final = 256
 PATIENT_S: Final = 90
+STRIDES: Final = {
+    Way.FIRST: 60,
+    Way.UPDATE: 35,
+    Way.ROLLBACK: 60,
+    Way.INTO_SAFE_MODE: 20,
+    Way.OUT_OF_SAFE_MODE: 40,
+    Way.START: 20,
+    Way.STOP: 8,
+}
+"""About a quarter of the operations of each that need room: so many of each are visited at once."""
 
 
 @pytest.fixture(scope="module")
@@ -317,6 +329,25 @@ async def test_while_cut_off_a_full_disk_loses_no_event(cramped: Cramped) -> Non
         cramped.is_sound()
     kinds = [event.kind for event in agent.told("strain.entered", "strain.left")]
     assert kinds[-1:] in ([], ["strain.left"])
+
+
+# --- no room at one operation after the other ------------------------------------------------------------------
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_no_room_at_any_operation_leaves_ledger_outbox_and_what_runs_intact(
+    busybox: str, say: Callable[[str], None]
+) -> None:
+    """A share of what ``./scripts/soak full`` visits: some operations, of one way for each commit in a whole run."""
+    assert busybox
+    number, ways = share(len(Way) * max(STRIDES.values())), list(Way)
+    for way in [ways[number % len(ways)]] if WHOLE_RUN in os.environ else ways:
+        stride = STRIDES[way]
+        tally = swept(ways=(way,), first=number // len(ways) % stride + 1, stride=stride, parallel=2)
+        say(f"full disk, {way}: {tally.line()}")
+        assert tally.violations == [], "\n".join(tally.violations)
+        assert tally.reached.total() > 0, tally.line()
 
 
 # --- images ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The shim sees every operation that changes what a disk holds, in order, with its data, and kills where it is told."""
+"""The shim sees every operation that changes what a disk holds, in order, with its data; fails or kills where told."""
 
 from __future__ import annotations
 
@@ -131,3 +131,59 @@ def test_without_syncs_nothing_else_changes(tmp_path: Path, root: Path) -> None:
     board.born(Mode.NO_SYNC)
     assert run(board, EVERYTHING, root, tmp_path / "elsewhere").returncode == 0
     assert (board.counts().syncs, board.counts().written_bytes) == (1, 6)
+
+
+NEEDING = (
+    *("create a", "write a", "write a", "fsync a", "rename b", "link c"),
+    *("symlink d", "mkdir e", "create f", "write f"),
+)
+"""What needs room in ``EVERYTHING``: not what makes shorter, changes a mode, or removes."""
+
+
+def test_each_operation_that_needs_room_finds_none_in_turn_and_is_not_done(tmp_path: Path, root: Path) -> None:
+    board = Board(tmp_path / "shim", root)
+    for number, what in enumerate(NEEDING, start=1):
+        emptied(root)
+        board.born()
+        board.fill(number)
+        done = run(board, EVERYTHING, root, tmp_path / "elsewhere")
+        assert "OSError: [Errno 28] No space left on device" in done.stderr, (what, done.stderr)
+        assert (board.refused, board.refused_at) == (1, what)
+        kind, _, name = what.partition(" ")
+        assert kind in {"write", "fsync"} or not (root / name).exists()
+    emptied(root)
+    board.fill(len(NEEDING) + 1)
+    assert run(board, EVERYTHING, root, tmp_path / "elsewhere").stderr == ""
+    assert board.refused == 0
+
+
+def emptied(folder: Path) -> None:
+    """Remove what a script left that was ended in the middle."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            path.rmdir()
+        else:
+            path.unlink()
+
+
+def test_a_disk_that_stays_full_is_full_until_it_is_freed(tmp_path: Path, root: Path) -> None:
+    board = Board(tmp_path / "shim", root)
+    board.born()
+    board.fill(2, stays=True)
+    tries = """
+import os, sys
+from contextlib import suppress
+for n in range(9):
+    with suppress(OSError):
+        os.mkdir(f"{sys.argv[1]}/{n}")
+try:
+    os.posix_fallocate(os.open(sys.argv[1] + "/made", os.O_CREAT | os.O_WRONLY), 0, 4096)
+except OSError as error:
+    print(error.errno)
+"""
+    assert run(board, tries, root).stdout == "28\n"
+    assert [path.name for path in root.iterdir()] == ["0"]
+    assert board.refused == 9
+    board.free()
+    assert run(board, tries, root).stdout == ""
+    assert (root / "made").stat().st_size == 4096

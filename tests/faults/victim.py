@@ -3,6 +3,9 @@
 One cycle is one commit: it is pushed, the agent dies at the n-th operation from then (and, in a chain, at the m-th of
 its next life), is started again, and must come to rest with P1 held. The agent of one cycle goes on into the next:
 a cycle costs one start and one update. Scenarios say which way the commit goes.
+
+Or the disk is full at the n-th operation that needs room, once, or from it on until somebody makes some: then the agent
+must not end, and come to the same rest, with every record that it had.
 """
 
 from __future__ import annotations
@@ -31,11 +34,12 @@ from metrica_agent.adapters.spool import Spool
 from metrica_agent.decisions.orders import SafeModeOrder
 from metrica_agent.decisions.starting import CRASH_LOOP_STARTS
 from metrica_agent.decisions.world import Saying
+from metrica_agent.main import EXIT_USAGE
 from metrica_fleet.errors import NotNow
 from metrica_fleet.identity import CommitId, short
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from tests.faults.witness import Witness
@@ -59,6 +63,12 @@ WAITED: Final = "git.reachable"
 BACKLOG: Final = 60
 """Three times what is sent at once."""
 HEALTH: Final = "soak_s = 0.2\nstart_deadline_s = 20"
+HELD_S: Final = 1.5
+"""A disk that stays full is full for so long after the first operation that finds no room, …"""
+HELD: Final = 12
+"""… or for so many of them."""
+STUMBLED: Final = ("Traceback", "promise_broken", "tasks_stuck")
+"""Words of the agent's log that a full disk is no reason for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +79,22 @@ class Kill:
     torn: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Full:
+    """When the disk has no room: at the n-th operation from now that needs some; or from it on, until there is room."""
+
+    operation: int
+    stays: bool = False
+
+
 @dataclass(slots=True)
 class Cycle:
     """What came of one commit."""
 
     kills: list[str] = field(default_factory=list[str])
     """What it was killed at, each time."""
+    refused: str = ""
+    """What was the first to find no room."""
     violations: list[str] = field(default_factory=list[str])
     took_s: float = 0.0
     noticed_s: float = 0.0
@@ -136,11 +156,13 @@ class Victim:
         self._armed = False
         """Whether this life has had its turn to be killed."""
         self._confirmed: CommitId | None = None
+        self._full_since_s: float | None = None
+        """When the disk that stays full was first met; zero once there is room again."""
 
     # --- what is done to it ---------------------------------------------------------------------------------
 
-    def cycle(self, *, bad: bool = False, kills: Sequence[Kill] = ()) -> Cycle:
-        """Push a commit, kill the agent as ``kills`` say, and wait until it is at rest again."""
+    def cycle(self, *, bad: bool = False, kills: Sequence[Kill] = (), full: Full | None = None) -> Cycle:
+        """Push a commit, kill the agent as ``kills`` say or let its disk be ``full``; wait until it is at rest."""
         commit = self._committed(bad=bad)
         before = {self._confirmed} - {None}
         return self._through(
@@ -151,10 +173,11 @@ class Victim:
                 rests=lambda rule: rule == "rest" and settled(self.agent.memory(), commit),
                 judge=lambda: self._at_rest(commit, bad=bad),
             ),
+            full,
         )
 
-    def rest(self, *, kills: Sequence[Kill] = ()) -> Cycle:
-        """Start the agent, if it does not run, with nothing new to do; kill it as ``kills`` say."""
+    def rest(self, *, kills: Sequence[Kill] = (), full: Full | None = None) -> Cycle:
+        """Start the agent anew, with nothing new to do; kill it as ``kills`` say, or let its disk be ``full``."""
         if self.agent.runs:
             self.agent.terminate()
         commit = self._confirmed
@@ -169,7 +192,22 @@ class Victim:
                     self.agent.state, confirmed=frozenset({commit}), wanted=commit, told=False
                 ),
             ),
+            full,
         )
+
+    def stop(self, *, full: Full) -> Cycle:
+        """Tell the agent to stop while its disk is ``full``, and start it again."""
+        before, log_before = self._outbox(), len(self.agent.log)
+        self.board.fill(full.operation, stays=full.stays)
+        code, _ = self.agent.terminate()
+        refused = self.board.refused_at if self.board.refused else ""
+        self.board.free()
+        cycle = self.rest()
+        cycle.refused = refused
+        cycle.violations += self._stumbles(log_before) + self._lost(before)
+        if code != 0:
+            cycle.violations += [f"told to stop, it ended with {code}", self.agent.story()[-STORY_CHARACTERS:]]
+        return cycle
 
     def drain(self, *, kills: Sequence[Kill] = ()) -> Cycle:
         """Let events wait as if it had been cut off, start the agent, kill it as ``kills`` say: each is told once."""
@@ -198,8 +236,8 @@ class Victim:
         asyncio.run(write())
         return told
 
-    def safe_mode(self, *, kills: Sequence[Kill] = ()) -> Cycle:
-        """Order safe mode, and kill the agent on its way there."""
+    def safe_mode(self, *, kills: Sequence[Kill] = (), full: Full | None = None) -> Cycle:
+        """Order safe mode; kill the agent on its way there, or let its disk be ``full``."""
         spool = Spool(self.agent.state / console_orders.SPOOL)
         mark = len(self.heard())
         return self._through(
@@ -210,6 +248,7 @@ class Victim:
                 rests=lambda rule: rule == "rest.safe",
                 judge=lambda: self._in_safe_mode(mark),
             ),
+            full,
         )
 
     def _ordered(self, spool: Spool, order: Order) -> None:
@@ -240,19 +279,20 @@ class Victim:
 
     # --- one errand -----------------------------------------------------------------------------------------
 
-    def _through(self, kills: Sequence[Kill], errand: Errand) -> Cycle:
+    def _through(self, kills: Sequence[Kill], errand: Errand, full: Full | None = None) -> Cycle:
         cycle, began_s, count = Cycle(), time.monotonic(), self.board.count
         began_boot_s = boot_clock_s()
-        self._pending = list(kills)
+        self._pending, self._full_since_s = list(kills), None
+        before, log_before = self._outbox(), len(self.agent.log)
         if not self.agent.runs:
             self.board.born()
-            self._arm()
+            self._arm(full)
             self._start()
         else:
-            self._arm()
+            self._arm(full)
         errand.begin()
         died_s = began_s
-        while not self._came_to_rest(errand, cycle):
+        while not self._came_to_rest(errand, cycle, full):
             if cycle.violations:
                 break
             cycle.kills.append(self.board.killed_at)
@@ -269,11 +309,15 @@ class Victim:
             cycle.violations += self._judged(errand)
             if self._started_s > began_boot_s:
                 cycle.noticed_s = self.agent.told("agent.started")[-1].uptime_s - self._started_s
+        if full is not None:
+            cycle.refused = self.board.refused_at if self.board.refused else ""
+            cycle.violations += self._stumbles(log_before) + self._lost(before)
         cycle.took_s = time.monotonic() - began_s
         cycle.operations = self.board.count - count
         if cycle.violations:
             story = self.agent.story()[-STORY_CHARACTERS:]
-            cycle.violations += [f"killed at {', '.join(cycle.kills) or 'nothing'}", story]
+            where = f"full ({full}) at {cycle.refused or 'nothing'}" if full else ", ".join(cycle.kills) or "nothing"
+            cycle.violations += [f"killed at {where}" if full is None else where, story]
         return cycle
 
     def _judged(self, errand: Errand) -> list[str]:
@@ -285,8 +329,10 @@ class Victim:
             time.sleep(LOOK_S)
         return found
 
-    def _arm(self) -> None:
+    def _arm(self, full: Full | None = None) -> None:
         self._armed = True
+        if full is not None:
+            self.board.fill(full.operation, stays=full.stays)
         if self._pending:
             kill = self._pending.pop(0)
             self.board.arm(kill.operation, torn=kill.torn)
@@ -309,16 +355,21 @@ class Victim:
 
     # --- waiting --------------------------------------------------------------------------------------------
 
-    def _came_to_rest(self, errand: Errand, cycle: Cycle) -> bool:
+    def _came_to_rest(self, errand: Errand, cycle: Cycle, full: Full | None) -> bool:
         """Wait until the agent rests and all it said is stored, or until it was killed."""
         deadline = time.monotonic() + COME_BACK_S
         while time.monotonic() < deadline:
             if not self.agent.runs:
+                if full is not None and not errand.may_be and self.agent.ended == EXIT_USAGE:
+                    self._start()  # nothing can be kept yet, it said so: its supervisor starts it again
+                    continue
                 if not self.board.killed:
-                    cycle.violations.append("the agent ended by itself")
+                    cycle.violations.append(f"the agent ended by itself, with {self.agent.ended}")
                 return False
             if not self._armed and not self.agent.memory().starts:
                 self._arm()
+            if full is not None and full.stays:
+                cycle.violations += self._made_room(errand)
             if errand.rests(self._rule()) and self._is_all_stored():
                 if self.board.disarm():
                     continue  # it dies this very moment
@@ -326,6 +377,48 @@ class Victim:
             time.sleep(LOOK_S)
         cycle.violations.append(f"it was not at rest within {COME_BACK_S:g} s")
         return False
+
+    def _made_room(self, errand: Errand) -> list[str]:
+        """Make room, once the disk was full for long enough; return what of P1 does not hold just before."""
+        if not self.board.refused or self._full_since_s == 0.0:
+            return []
+        if self._full_since_s is None:
+            self._full_since_s = time.monotonic()
+        if self.board.refused < HELD and time.monotonic() < self._full_since_s + HELD_S:
+            return []
+        found = invariants.after_a_crash(self.agent.state, confirmed=errand.may_be) if errand.may_be else []
+        self._full_since_s = 0.0
+        self.board.free()
+        return found
+
+    def _outbox(self) -> dict[int, bytes]:
+        """Return what the ledger has to say, and has said, by number."""
+        if not (self.agent.state / invariants.LEDGER).exists():
+            return {}
+        with closing(self._read_ledger()) as db:
+            return dict(db.execute("SELECT seq, document FROM outbox ORDER BY seq"))
+
+    def _read_ledger(self) -> sqlite3.Connection:
+        return sqlite3.connect(f"file:{self.agent.state / invariants.LEDGER}?mode=ro", uri=True, timeout=5.0)
+
+    def _lost(self, before: Mapping[int, bytes]) -> list[str]:
+        """Say what is wrong with the ledger, which records of ``before`` changed, and which the hub never got."""
+        with closing(self._read_ledger()) as db:
+            (integrity,) = db.execute("PRAGMA integrity_check").fetchone()
+            (stored,) = db.execute("SELECT stored FROM life").fetchone()
+        found = [] if integrity == "ok" else [f"the ledger is damaged: {integrity}"]
+        now = self._outbox()
+        for seq, document in before.items():
+            if seq in now and now[seq] != document:
+                found.append(f"record {seq} became another")
+            elif seq not in now and seq > stored:
+                found.append(f"record {seq} is gone, and the hub is not known to have it")
+        missing = self._witness.missing(self.name)
+        return [*found, f"the hub never got {missing}"] if missing else found
+
+    def _stumbles(self, log_before: int) -> list[str]:
+        said = self.agent.log[log_before:]
+        return [f"its log says {word}" for word in STUMBLED if word in said]
 
     def _works(self) -> list[str]:
         """Return what is being made: a spare copy is, in the background, when all else rests already."""

@@ -61,6 +61,11 @@ class Witness:
         """Return one sentence for each number that meant two things."""
         return tuple(self._contradictions[device])
 
+    def missing(self, device: str) -> Sequence[int]:
+        """Return the numbers up to the highest that came, of any stream, that never did."""
+        came = {seq for _, seq in list(self._records[device])}
+        return sorted(set(range(1, max(came, default=0))) - came)
+
     # --- in the thread ---
 
     async def _run(self) -> None:

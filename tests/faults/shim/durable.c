@@ -6,6 +6,7 @@
  *   torn     likewise, after the first half of the write
  *   journal  each operation is written down with its data, in the order in which it was done
  *   no sync  fsync and fdatasync do nothing: what durability costs is the difference
+ *   full     of the operations that need room, those from full_from up to full_until find none (ENOSPC) and are not done
  *
  * The board lies beside this library, as its Git children get no environment but LD_PRELOAD. System calls are made
  * directly: nothing is looked up, nothing recurses. tests/faults/board.py has the same layout in Python.
@@ -29,7 +30,7 @@
 #include <unistd.h>
 
 enum operation { CREATE, TRUNCATE, WRITE, FSYNC, RENAME, LINK, SYMLINK, UNLINK, MKDIR, RMDIR, CHMOD, OPERATIONS };
-enum { KILL = 1, TORN = 2, JOURNAL = 4, NO_SYNC = 8 };
+enum { KILL = 1, TORN = 2, JOURNAL = 4, NO_SYNC = 8, FULL = 16 };
 enum { LONGEST = 4096 };
 
 struct board {
@@ -46,6 +47,12 @@ struct board {
   char killed_path[1024];
   char root[1024];           /* the folder, without a slash at its end */
   char journal[1024];
+  _Atomic uint64_t needing;    /* operations so far that need room */
+  _Atomic uint64_t full_from;  /* the number of the first of them that finds none */
+  _Atomic uint64_t full_until; /* the number of the next that finds some again */
+  _Atomic uint64_t refused;    /* how many found none */
+  uint32_t refused_kind;       /* what the first of those was */
+  char refused_path[1024];
 };
 
 struct entry { /* what the journal has of an operation; both paths and the data follow */
@@ -83,8 +90,8 @@ __attribute__((constructor)) static void found(void) {
 static int below(const char *path) {
   if (strncmp(path, board->root, root_length) != 0 || (path[root_length] != '/' && path[root_length] != 0)) return 0;
   size_t length = strlen(path);
-  /* SQLite's shared memory is nothing that outlives a process. */
-  return length < 4 || strcmp(path + length - 4, "-shm") != 0;
+  /* SQLite's shared memory is nothing that outlives a process; room it takes all the same. */
+  return length < 4 || strcmp(path + length - 4, "-shm") != 0 || (atomic_load(&board->mode) & FULL);
 }
 
 static int of_handle(int handle, char *path) {
@@ -149,6 +156,19 @@ static int begins(enum operation kind, const char *path) {
   return 0;
 }
 
+/* Count an operation that needs room. Returns whether there is none: then errno says so, and it is not to be done. */
+static int lacks_room(enum operation kind, const char *path) {
+  uint64_t number = atomic_fetch_add(&board->needing, 1) + 1;
+  if (!(atomic_load(&board->mode) & FULL)) return 0;
+  if (number < atomic_load(&board->full_from) || number >= atomic_load(&board->full_until)) return 0;
+  if (atomic_fetch_add(&board->refused, 1) == 0) {
+    board->refused_kind = kind;
+    snprintf(board->refused_path, sizeof board->refused_path, "%.1023s", path);
+  }
+  errno = ENOSPC;
+  return 1;
+}
+
 static int journals(void) { return (atomic_load(&board->mode) & JOURNAL) != 0; }
 
 static void take_turn(void) {
@@ -203,6 +223,7 @@ static int opened(int folder, const char *name, int flags, mode_t mode) {
   int there = syscall(SYS_faccessat, AT_FDCWD, path, F_OK) == 0;
   if (there ? !(flags & O_TRUNC) : !(flags & O_CREAT)) return (int)syscall(SYS_openat, folder, name, flags, mode);
   enum operation kind = there ? TRUNCATE : CREATE;
+  if (kind == CREATE && lacks_room(kind, path)) return -1;
   begins(kind, path);
   int journaled = journals();
   if (journaled) take_turn();
@@ -239,6 +260,7 @@ static ssize_t put(int handle, const struct iovec *parts, int count, off_t offse
   if (board == NULL || !is_file(handle, &status) || !of_handle(handle, path)) {
     return offset < 0 ? syscall(SYS_writev, handle, parts, count) : syscall(SYS_pwritev, handle, parts, count, offset, 0);
   }
+  if (lacks_room(WRITE, path)) return -1;
   if (begins(WRITE, path)) {
     size_t half = parts[0].iov_len / 2;
     if (offset < 0) syscall(SYS_write, handle, parts[0].iov_base, half);
@@ -300,6 +322,7 @@ int ftruncate(int handle, off_t size) {
   struct stat status;
   if (board == NULL || !is_file(handle, &status) || !of_handle(handle, path))
     return (int)syscall(SYS_ftruncate, handle, size);
+  if (size > status.st_size && lacks_room(TRUNCATE, path)) return -1;
   begins(TRUNCATE, path);
   int journaled = journals();
   if (journaled) take_turn();
@@ -313,10 +336,19 @@ int ftruncate(int handle, off_t size) {
 }
 int ftruncate64(int handle, off_t size) { return ftruncate(handle, size); }
 
+/* No operation of the journal: what it gives is room, which a power cut takes from nobody. */
+int posix_fallocate(int handle, off_t offset, off_t size) {
+  char path[LONGEST];
+  if (of_handle(handle, path) && lacks_room(WRITE, path)) return ENOSPC;
+  return syscall(SYS_fallocate, handle, 0, offset, size) == 0 ? 0 : errno;
+}
+int posix_fallocate64(int handle, off_t offset, off_t size) { return posix_fallocate(handle, offset, size); }
+
 static int synced(int handle, long call) {
   char path[LONGEST];
   struct stat status;
   if (!of_handle(handle, path)) return (int)syscall(call, handle);
+  if (lacks_room(FSYNC, path)) return -1;
   begins(FSYNC, path);
   int journaled = journals();
   if (journaled) take_turn();
@@ -349,6 +381,7 @@ int renameat2(int from, const char *old, int to, const char *new, unsigned flags
   char path[LONGEST], other[LONGEST];
   int ours = of_path(from, old, path), also = of_path(to, new, other);
   if (!ours && !also) return (int)syscall(SYS_renameat2, from, old, to, new, flags);
+  if (lacks_room(RENAME, other)) return -1;
   DONE(RENAME, path, other, flags, syscall(SYS_renameat2, from, old, to, new, flags));
 }
 int rename(const char *old, const char *new) { return renameat2(AT_FDCWD, old, AT_FDCWD, new, 0); }
@@ -358,6 +391,7 @@ int linkat(int from, const char *old, int to, const char *new, int flags) {
   char path[LONGEST], other[LONGEST];
   if (!of_path(to, new, other) || !of_path(from, old, path))
     return (int)syscall(SYS_linkat, from, old, to, new, flags);
+  if (lacks_room(LINK, other)) return -1;
   DONE(LINK, path, other, 0, syscall(SYS_linkat, from, old, to, new, flags));
 }
 int link(const char *old, const char *new) { return linkat(AT_FDCWD, old, AT_FDCWD, new, 0); }
@@ -365,6 +399,7 @@ int link(const char *old, const char *new) { return linkat(AT_FDCWD, old, AT_FDC
 int symlinkat(const char *target, int folder, const char *name) {
   char path[LONGEST];
   if (!of_path(folder, name, path)) return (int)syscall(SYS_symlinkat, target, folder, name);
+  if (lacks_room(SYMLINK, path)) return -1;
   DONE(SYMLINK, path, target, 0, syscall(SYS_symlinkat, target, folder, name));
 }
 int symlink(const char *target, const char *name) { return symlinkat(target, AT_FDCWD, name); }
@@ -381,6 +416,7 @@ int rmdir(const char *name) { return unlinkat(AT_FDCWD, name, AT_REMOVEDIR); }
 int mkdirat(int folder, const char *name, mode_t mode) {
   char path[LONGEST];
   if (!of_path(folder, name, path)) return (int)syscall(SYS_mkdirat, folder, name, mode);
+  if (lacks_room(MKDIR, path)) return -1;
   DONE(MKDIR, path, "", mode, syscall(SYS_mkdirat, folder, name, mode));
 }
 int mkdir(const char *name, mode_t mode) { return mkdirat(AT_FDCWD, name, mode); }

@@ -17,6 +17,7 @@ from metrica_agent.adapters.git.poll import line_to
 from metrica_agent.adapters.git.remote import Remote
 from metrica_agent.decisions.lineage import Relation
 from metrica_agent.decisions.trust import DISTRUSTED
+from metrica_agent.durable import in_thread
 from metrica_fleet.errors import NotNow, Ours, Unusable
 
 if TYPE_CHECKING:
@@ -258,8 +259,11 @@ class GitMirror:
         """Remove what an interrupted fetch left behind. To be done at the start.
 
         A child of an agent that was killed may still be dying: then the next fetch does it.
+
+        Raises:
+            NotNow: ``disk-full``, ``disk-failed``.
         """
-        await _in_thread(self._clear_leftovers)
+        await in_thread(self._clear_leftovers)
 
     def _clear_leftovers(self) -> None:
         with suppress(NotNow), leftovers.locked(self._path):

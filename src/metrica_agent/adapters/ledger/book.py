@@ -10,7 +10,7 @@ that a heartbeat costs one page and one fsync. After a crash a little more is se
 from __future__ import annotations
 
 import sqlite3
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -131,10 +131,11 @@ class Book:
         return self._progress.spans[-1].stream
 
     def close(self) -> None:
-        """Write down what is only in memory, and close the file."""
+        """Write down what is only in memory, and close the file. Where it can't be, a little more is sent again."""
         try:
             if self.stored > self._settled:
-                self._settle()
+                with suppress(sqlite3.OperationalError):
+                    self._settle()
         finally:
             self._db.close()
 

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import shutil
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,7 +34,7 @@ from metrica_fleet.sealed import FOLDER as SECRETS
 from metrica_fleet.sealed import SEALED, Use, names_used, uses_in
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Generator, Mapping
     from collections.abc import Set as AbstractSet
 
 _COMPOSE: Final = "compose.json"
@@ -206,17 +206,17 @@ class Releases:
         there = content_digest(target)
         if there == mount.digest:
             return
-        new = self._new_work() / "content"
-        if mount.text is not None:
-            self._disk.write("content", new, mount.text.encode())
-        else:
-            self._link(folder, mount.source or ".", tree, new)
-        if there is not None:
-            self._discard("content", target)
-        self._disk.rename("content", new, target)
-        if target.is_dir():
-            target.chmod(DIRECTORY)
-        self._disk.remove("content", new.parent)
+        with self._work("content") as work:
+            new = work / "content"
+            if mount.text is not None:
+                self._disk.write("content", new, mount.text.encode())
+            else:
+                self._link(folder, mount.source or ".", tree, new)
+            if there is not None:
+                self._discard("content", target)
+            self._disk.rename("content", new, target)
+            if target.is_dir():
+                target.chmod(DIRECTORY)
 
     def _link(self, folder: Path, source: str, tree: Folder, new: Path) -> None:
         """Give the file or directory ``source`` of ``folder`` the further name ``new``."""
@@ -334,6 +334,21 @@ class Releases:
         folder.mkdir(0o700)
         return folder
 
+    @contextmanager
+    def _work(self, step: str) -> Generator[Path]:
+        """Give an empty folder, and remove it with what is left in it: also where the disk is full meanwhile.
+
+        Tried again and again, what is left would fill it further.
+        """
+        work = self._new_work()
+        try:
+            yield work
+        except (OSError, NotNow):
+            with suppress(OSError):  # it is a leftover then
+                self._disk.remove(step, work)
+            raise
+        self._disk.remove(step, work)
+
     def _here(self) -> list[ReleaseDigest]:
         # Looked at before every decision: plain text, for a Path costs as much as the system call that it is made for.
         try:
@@ -388,10 +403,9 @@ class Releases:
                 self._disk.unlink("spare", path)
         if read(self._spare / digest) is not None:
             return
-        work, copy = self._new_work(), packed(self.folder(digest), self._content)
-        self._disk.write("spare", work / digest, copy)
-        self._disk.rename("spare", work / digest, self._spare / digest)
-        self._disk.remove("spare", work)
+        with self._work("spare") as work:
+            self._disk.write("spare", work / digest, packed(self.folder(digest), self._content))
+            self._disk.rename("spare", work / digest, self._spare / digest)
 
     def _restore(self, digest: ReleaseDigest) -> None:
         spare = read(self._spare / digest)
@@ -400,15 +414,15 @@ class Releases:
                 return
             raise NotNow(f"release {short(digest)} was altered, and there is no copy of it", reason="release-lost")
         self._make_ours()
-        roots, work = roots_of(spare, self.folder(digest), self._content), self._new_work()
+        roots = roots_of(spare, self.folder(digest), self._content)
         damaged = [root for root, entries in roots.items() if not is_whole(root, entries)]
-        for root, new in rebuild(self._disk, spare, roots, work, only=damaged).items():
-            if root.exists() or root.is_symlink():
-                self._discard("mend", root)
-            self._disk.rename("mend", new, root)
-            if root.is_dir():
-                root.chmod(DIRECTORY)
-        self._disk.remove("mend", work)
+        with self._work("mend") as work:
+            for root, new in rebuild(self._disk, spare, roots, work, only=damaged).items():
+                if root.exists() or root.is_symlink():
+                    self._discard("mend", root)
+                self._disk.rename("mend", new, root)
+                if root.is_dir():
+                    root.chmod(DIRECTORY)
 
     def _space(self) -> Space:
         self._make_ours()
@@ -442,11 +456,10 @@ class Releases:
 
     def _discard(self, step: str, path: Path) -> None:
         """Take something away in one rename; what a power cut leaves of it is a leftover."""
-        away = self._new_work() / path.name
-        if path.is_dir():
-            path.chmod(0o700)
-        self._disk.rename(step, path, away)
-        self._disk.remove(step, away.parent)
+        with self._work(step) as work:
+            if path.is_dir():
+                path.chmod(0o700)
+            self._disk.rename(step, path, work / path.name)
 
     def _sweep(self, keep: AbstractSet[ReleaseDigest], mounted: AbstractSet[str]) -> frozenset[ReleaseDigest]:
         self._make_ours()
