@@ -33,8 +33,17 @@ class Reserve:
 
     @property
     def there(self) -> bool:
-        """Whether there is one."""
+        """Whether there is one, or what is left of one."""
         return self._folder.is_dir()
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of it is there; not so after a death in the middle of giving it up."""
+        try:
+            has_bytes = (self._folder / "bytes").stat().st_size >= self._affordable()
+            return has_bytes and len(os.listdir(self._folder)) > INODES  # noqa: PTH208 - names alone
+        except OSError:
+            return False
 
     def give_up(self) -> bool:
         """Free the reserve; false when there was none."""
@@ -45,6 +54,7 @@ class Reserve:
     def make(self) -> int:
         """Make the reserve, whole or not at all; return how large it is, 0 where there is no room for it."""
         self._remove(self._making)
+        self._remove(self._folder)  # what is left of one
         try:
             size_bytes = self._affordable()
             self._fill(size_bytes)

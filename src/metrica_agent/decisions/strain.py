@@ -263,15 +263,18 @@ class ReserveOrder(StrEnum):
     MAKE = "make"
 
 
-def reserve_order(strain: Strain, vitals: Vitals, limits: StrainLimits, *, there: bool) -> ReserveOrder | None:
+def reserve_order(
+    strain: Strain, vitals: Vitals, limits: StrainLimits, *, there: bool, whole: bool
+) -> ReserveOrder | None:
     """Return what is to become of the reserve: given up on a critically low disk, made on one that is well.
 
-    Its inodes are kept for the ledger, which takes them when it is opened: by itself.
+    Its inodes are kept for the ledger, which takes them when it is opened: by itself. ``there``: whether there is
+    anything of it; ``whole``: whether there is all of it.
     """
     low, free_bytes = lows(vitals, limits), vitals.disk_free_bytes
     if there and low is not None and free_bytes is not None and free_bytes < critical_bytes(low, limits):
         return ReserveOrder.GIVE_UP
-    return ReserveOrder.MAKE if not there and strain.disk.level == 0 else None
+    return ReserveOrder.MAKE if not whole and strain.disk.level == 0 else None
 
 
 def reserve_bytes(wanted_bytes: int, disk_total_bytes: int) -> int:

@@ -25,6 +25,8 @@ class Reserve(Protocol):
     @property
     def there(self) -> bool: ...
     @property
+    def whole(self) -> bool: ...
+    @property
     def times_used(self) -> int:
         """How often it was given up, by whomever."""
         ...
@@ -98,7 +100,8 @@ class MachineTask:
             return
         if reserve.times_used > self._told_used and await self._tell_used():
             self._told_used = reserve.times_used
-        match straining.reserve_order(self.felt, self.seen, self.limits, there=reserve.there):
+        there, whole = reserve.there, reserve.whole
+        match straining.reserve_order(self.felt, self.seen, self.limits, there=there, whole=whole):
             case ReserveOrder.GIVE_UP:
                 await asyncio.to_thread(reserve.give_up)
             case ReserveOrder.MAKE:

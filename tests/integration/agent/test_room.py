@@ -73,6 +73,20 @@ def test_what_an_interrupted_making_left_is_no_reserve_and_does_not_hinder(disk:
     assert not (disk.path / "reserve.new").exists()
 
 
+@pytest.mark.parametrize("lost", ["bytes", "inode-7", "half of its bytes"])
+def test_what_a_death_left_of_a_reserve_that_was_given_up_is_made_whole(disk: SmallDisk, lost: str) -> None:
+    reserve = Reserve(disk.path, MIB)
+    size_bytes = reserve.make()
+    assert reserve.whole
+    if lost == "half of its bytes":
+        os.truncate(disk.path / "reserve" / "bytes", size_bytes // 2)
+    else:
+        (disk.path / "reserve" / lost).unlink()
+    assert (reserve.there, reserve.whole) == (True, False)
+    assert reserve.make() == size_bytes
+    assert reserve.whole
+
+
 # --- the ledger ------------------------------------------------------------------------------------------------
 
 

@@ -295,12 +295,14 @@ def test_cleaning_ends_when_half_as_much_again_as_is_low_is_free() -> None:
 
 def test_the_reserve_is_given_up_on_a_critical_disk_and_made_on_a_well_one() -> None:
     low, tight, roomy = Strain(disk=Felt(level=2)), disk(15 * MIB), disk(20 * MIB, inodes_free=0)
-    assert reserve_order(low, tight, LIMITS, there=True) is ReserveOrder.GIVE_UP
-    assert reserve_order(low, tight, LIMITS, there=False) is None
-    assert reserve_order(low, roomy, LIMITS, there=True) is None  # its inodes are the ledger's
-    assert reserve_order(low, roomy, LIMITS, there=False) is None
-    assert reserve_order(Strain(), WELL, LIMITS, there=False) is ReserveOrder.MAKE
-    assert reserve_order(Strain(), WELL, LIMITS, there=True) is None
+    for whole in (True, False):
+        assert reserve_order(low, tight, LIMITS, there=True, whole=whole) is ReserveOrder.GIVE_UP
+        assert reserve_order(low, roomy, LIMITS, there=True, whole=whole) is None  # its inodes are the ledger's
+    assert reserve_order(low, tight, LIMITS, there=False, whole=False) is None
+    assert reserve_order(low, roomy, LIMITS, there=False, whole=False) is None
+    assert reserve_order(Strain(), WELL, LIMITS, there=False, whole=False) is ReserveOrder.MAKE
+    assert reserve_order(Strain(), WELL, LIMITS, there=True, whole=False) is ReserveOrder.MAKE
+    assert reserve_order(Strain(), WELL, LIMITS, there=True, whole=True) is None
     assert straining.reserve_bytes(32 * MIB, 100 * MIB) == 2 * MIB
 
 
