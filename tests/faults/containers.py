@@ -50,7 +50,7 @@ def _page(process: int) -> str | None:
         return None
 
 
-class _Socket(HTTPConnection):
+class UnixConnection(HTTPConnection):
     """HTTP over a Unix socket."""
 
     def __init__(self, path: str) -> None:
@@ -66,7 +66,7 @@ class _Socket(HTTPConnection):
 
 def _asked(path: str) -> Any:
     address = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
-    connection = _Socket(address.removeprefix("unix://"))
+    connection = UnixConnection(address.removeprefix("unix://"))
     try:
         connection.request("GET", path)
         return json.loads(connection.getresponse().read())

@@ -6,6 +6,8 @@ room again the device converges without a restart. Limits are the defaults; the 
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import random
 import sqlite3
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from tests.faults.containers import UnixConnection
 from tests.faults.full_disk import Way, swept
 from tests.fixtures.agent import Agent, until
 from tests.fixtures.broker import Broker
@@ -446,3 +449,57 @@ def test_images_that_nothing_kept_needs_go_and_the_way_back_works_at_once_and_of
     back = device.push(wearing(device, "three"))
     device.confirmed(back, after=mark, within_s=PATIENT_S)
     device.serves("three")
+
+
+def builds(engine: PrivateEngine, size_mib: int) -> None:
+    """Have the engine's BuildKit build an image of that size, and remove the image: what is left of it is build cache.
+
+    By its API: a command line builds with BuildKit only where it has its plugin for it, and the engine can everywhere.
+    """
+    with tempfile.TemporaryFile() as file:
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            files = {"Dockerfile": b"FROM scratch\nCOPY ballast /\n", "ballast": os.urandom(size_mib * MIB)}
+            for name, content in files.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+        file.seek(0)
+        asked = UnixConnection(engine.address.removeprefix("unix://"))
+        with closing(asked):
+            asked.request("POST", "/build?version=2&t=built", file.read(), {"Content-Type": "application/x-tar"})
+            answer = asked.getresponse()
+            said = answer.read().decode(errors="replace")
+    assert answer.status == 200, said
+    assert "error" not in said, said
+    engine.docker("image", "rm", "built")
+
+
+def cached_bytes(engine: PrivateEngine) -> int:
+    """Return how much build cache the engine says that it has."""
+    with closing(UnixConnection(engine.address.removeprefix("unix://"))) as asked:
+        asked.request("GET", "/system/df?type=build-cache")
+        return sum(one["Size"] for one in json.loads(asked.getresponse().read())["BuildCache"] or ())
+
+
+@pytest.mark.long
+def test_what_builds_left_on_the_engine_is_pruned_and_nothing_that_runs_is_touched(
+    small_engine: tuple[Cramped, PrivateEngine],
+) -> None:
+    cramped, engine = small_engine
+    device, agent, disk = cramped.device, cramped.agent, cramped.disk
+    image(engine, "one", 10)
+    device.deploy(wearing(device, "one"), within_s=PATIENT_S)
+    builds(engine, 60)
+    assert cached_bytes(engine) >= 60 * MIB
+    logs = cramped.rotated(1)
+    mark, running = agent.mark(), device.containers()
+    disk.fill(leave_bytes=30 * MIB)  # 51 are low, 77 enough
+    agent.wait_for("strain.entered", after=mark, within_s=PATIENT_S)
+    agent.wait_for("strain.left", after=mark, within_s=PATIENT_S)
+    cleaned = {event.reason: event for event in agent.told("disk.cleaned", after=mark)}
+    assert cached_bytes(engine) == 0
+    assert int(cleaned["build-cache"].detail["freed_bytes"] or 0) >= 50 * MIB
+    assert logs[0].exists()  # their turn comes after it, and it was enough
+    assert device.containers() == running
+    assert here(engine, "one") == {"one"}
+    device.serves("one")
