@@ -387,6 +387,20 @@ async def test_damage_found_on_reading_asks_for_another_fetch(
     assert await mirror.read(fleet.head(), ["fleet.toml"]) == {"fleet.toml": b"1"}
 
 
+async def test_an_object_that_is_damaged_in_a_pack_that_is_well_is_found_and_fetched_again(
+    server: GitHttpServer, fleet: Repository, tmp_path: Path, make: Make
+) -> None:
+    """dulwich can't close a pack to which the error clings that was found in it, and says so in that error's place."""
+    path = tmp_path / "mirror.git"
+    mirror, url = make(path), server.url(fleet)
+    await mirror.fetch(url, fleet.head(), None)
+    _damage(path, "object")
+    async with raises("commit-missing"):
+        await mirror.read(fleet.head(), ["fleet.toml"])
+    assert await mirror.fetch(url, fleet.head(), fleet.head()) is Relation.SAME
+    assert await mirror.read(fleet.head(), ["fleet.toml"]) == {"fleet.toml": b"1"}
+
+
 async def test_while_another_process_holds_the_mirror_it_is_left_alone(
     server: GitHttpServer, fleet: Repository, tmp_path: Path, make: Make
 ) -> None:
@@ -453,6 +467,11 @@ def _damage(mirror: Path, what: str) -> None:
             [pack] = packs.glob("*.pack")
             pack.chmod(0o644)
             pack.write_bytes(pack.read_bytes()[:20] + bytes(pack.stat().st_size - 20))
+        case "object":  # the end of the last one: the pack opens, and what is in it begins well
+            [pack] = packs.glob("*.pack")
+            content = pack.read_bytes()
+            pack.chmod(0o644)
+            pack.write_bytes(content[:-24] + bytes(4) + content[-20:])
         case "index":
             [index] = packs.glob("*.idx")
             index.chmod(0o644)

@@ -198,8 +198,11 @@ def opened(path: Path) -> Generator[Store]:
         repo = Repo(str(path))
     except (NotGitRepository, OSError, *GARBAGE) as error:
         raise MirrorBrokenError(str(error)) from error
-    with repo:
+    try:
         yield Store(repo)
+    finally:
+        with suppress(BufferError):  # an error found in a pack holds on to it: that error is what counts
+            repo.close()
 
 
 @contextmanager
