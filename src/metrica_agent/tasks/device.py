@@ -408,6 +408,8 @@ class _Device:
     def _recorded(self) -> None:
         self.report.wake.nudge()
         self.stop.remembered()
+        self.gates.remembered()
+        self.heads.remembered()
         if self.heads.stale is not None:
             self.heads.wake.nudge()  # it may be the stop order that it lacked
 

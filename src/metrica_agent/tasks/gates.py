@@ -2,7 +2,8 @@
 
 What was heard is remembered by the converge loop, the only writer of memory. A gate that is known already, as the
 broker gives it at each connect, costs nothing; one that the hub says again is looked at only while a commit waits for
-it, for nobody else needs to know whether the hub is there.
+it, for nobody else needs to know whether the hub is there. One that nobody signed who may is judged again when others
+may: a new device hears it before its first commit has told whom to trust.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import structlog
 
 from metrica_agent.decisions.world import Saying
 from metrica_agent.pulse import Pulse
+from metrica_agent.tasks.notary import Doubted
 from metrica_agent.tasks.telling import Clock, Teller
 from metrica_fleet import gate as gates
 from metrica_fleet.errors import NotNow, Unusable
@@ -56,12 +58,19 @@ class GateTask:
     """The last of all, those included that were said again."""
     _waiting: Signed | None = None
     """To be judged; the newest is enough."""
+    _doubted: Doubted[Signed] = field(default_factory=Doubted[Signed])
     _told_s: dict[str, float] = field(default_factory=dict[str, float])
 
     def hear(self, signed: Signed) -> None:
         """Take a gate to be judged."""
         self._waiting = signed
         self.wake.nudge()
+
+    def remembered(self) -> None:
+        """Memory has changed: others may sign now. A newer gate that waits to be judged is enough."""
+        signed = self._doubted.again(self.notary.signers(self.memory()))
+        if signed is not None and self._waiting is None:
+            self.hear(signed)
 
     async def run(self) -> None:
         """Judge until cancelled."""
@@ -84,13 +93,16 @@ class GateTask:
 
     async def _judge(self, signed: Signed) -> None:
         """Hand on a gate that is newer than all before and good; one said again is a sign of life."""
+        memory = self.memory()
         try:
             gate = gates.read(signed.text)
             if not self._is_news(gate):
                 return
-            await self.notary.opened(signed, GATES, self.memory())
+            await self.notary.opened(signed, GATES, memory)
         except Unusable as error:
+            self._doubted.refused(signed, error, self.notary.signers(memory))
             await self._refuse(error)
+            self.remembered()  # it may have changed while this was judged
             return
         last = self._last()
         self._said, self.heard_s = gate, self.clock.now_s()

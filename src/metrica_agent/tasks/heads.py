@@ -2,6 +2,8 @@
 
 A word that says the same again is judged only when half of the last one's life is over: who signed it is found out by
 a process of its own. What is older than the last one, or the same, as the broker gives it at each connect, is no news.
+One that nobody signed who may is judged again when others may: a new device hears it before its first commit has told
+whom to trust.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import structlog
 from metrica_agent.decisions import freshness
 from metrica_agent.decisions.world import HeadMark, Saying
 from metrica_agent.pulse import Pulse
+from metrica_agent.tasks.notary import Doubted
 from metrica_agent.tasks.telling import Clock, Teller
 from metrica_fleet import head as heads
 from metrica_fleet.errors import NotNow, Unusable
@@ -64,6 +67,7 @@ class HeadTask:
     _word: Word | None = None
     _waiting: tuple[Signed, float] | None = None
     """To be judged, and when it was heard; the newest is enough."""
+    _doubted: Doubted[tuple[Signed, float]] = field(default_factory=Doubted[tuple[Signed, float]])
     _told: set[str] = field(default_factory=set[str])
     """Why words were refused since a good one was heard: each is told once."""
 
@@ -86,6 +90,13 @@ class HeadTask:
             return
         self.wake.nudge()
 
+    def remembered(self) -> None:
+        """Memory has changed: others may sign now. A newer word that waits to be judged is enough."""
+        said = self._doubted.again(self.notary.signers(self.memory()))
+        if said is not None and self._waiting is None:
+            self._waiting = said
+            self.wake.nudge()
+
     async def run(self) -> None:
         """Judge, and look at the time, until cancelled."""
         failures = 0
@@ -106,6 +117,7 @@ class HeadTask:
 
     async def _judge(self, signed: Signed, heard_s: float) -> float | None:
         """Take a word that is newer than all before, and good. Return when one that can wait is to be judged."""
+        memory = self.memory()
         try:
             vouched = heads.read(signed.text)
             if not self._is_news(vouched):
@@ -113,9 +125,11 @@ class HeadTask:
             if (again_s := self._can_wait_until(vouched)) is not None:
                 self._waiting = self._waiting or (signed, heard_s)
                 return again_s
-            await self.notary.opened(signed, HEADS, self.memory())
+            await self.notary.opened(signed, HEADS, memory)
         except Unusable as error:
+            self._doubted.refused((signed, heard_s), error, self.notary.signers(memory))
             await self._refuse(error)
+            self.remembered()  # it may have changed while this was judged
             return None
         self._told.clear()
         self._word = freshness.after(self._word, vouched, heard_s)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from metrica_agent.decisions.trust import signers_in_force
 from metrica_agent.decisions.world import Heard, Saying
 from metrica_agent.pulse import Pulse
+from metrica_agent.tasks.notary import Doubted
 from metrica_agent.tasks.telling import Clock, Teller
 from metrica_agent.wake import Wake
 from metrica_fleet.errors import NotNow, Unusable
@@ -40,8 +40,6 @@ AGAIN_CAP_S: Final = 60.0
 TOLD: Final = 10
 TOLD_S: Final = 3600.0
 """At most so many refusals are told in so long: who may publish orders must not be able to fill the outbox."""
-_BY_SIGNERS: Final = frozenset({"signers-none", "signer-unknown"})
-"""Reasons that may pass with other signers."""
 NOTED_S: Final = 10.0
 """How long whoever gave an order by a file is kept waiting for it to be written down."""
 
@@ -66,8 +64,7 @@ class StopTask:
     _waiting: deque[Signed] = field(default_factory=lambda: deque(maxlen=WAITING))
     _told: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=TOLD))
     """When which refusals were told."""
-    _unknown: tuple[Signed, str | None] | None = None
-    """The last order that nobody signed who might, and by which signers it was judged: others may come yet."""
+    _doubted: Doubted[Signed] = field(default_factory=Doubted[Signed])
 
     def hear(self, signed: Signed) -> None:
         """Take an order to be judged."""
@@ -75,14 +72,14 @@ class StopTask:
         self.wake.nudge()
 
     def remembered(self) -> None:
-        """Memory has changed. A device hears the order in force before its first commit tells whom to trust."""
+        """Memory has changed: an order may be written down, or be one of somebody who may sign now."""
         self.noted.nudge()
-        if self._unknown is not None and self._unknown[1] != self._signers():
-            signed, self._unknown = self._unknown[0], None
-            self.hear(signed)
+        self._judge_again()
 
-    def _signers(self) -> str | None:
-        return signers_in_force(self.memory(), self.notary.own)
+    def _judge_again(self) -> None:
+        signed = self._doubted.again(self.notary.signers(self.memory()))
+        if signed is not None:
+            self.hear(signed)
 
     async def run(self) -> None:
         """Judge until cancelled."""
@@ -121,15 +118,16 @@ class StopTask:
 
     async def _judged(self, signed: Signed) -> int | None:
         """Hand on an order that is newer than all before and good; return its number, ``None`` for any other."""
+        memory = self.memory()
         try:
             order = understood(signed.text, self.fleet)
             if self._is_in_force(order):
                 return order.number
-            _, by = await self.notary.opened(signed, ORDERS, self.memory())
+            _, by = await self.notary.opened(signed, ORDERS, memory)
         except Unusable as error:
-            if error.reason in _BY_SIGNERS:
-                self._unknown = (signed, self._signers())
+            self._doubted.refused(signed, error, self.notary.signers(memory))
             await self._refuse(error)
+            self._judge_again()  # others may have come while it was judged
             return None
         if self.heard is None or order.number > self.heard.order.number:
             self.heard = Heard(order=order, by=by)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.fixtures.broker import Broker
 from tests.fixtures.database import Cluster
-from tests.fixtures.git_servers import http_server, repository
+from tests.fixtures.git_servers import git, http_server, repository
 from tests.fixtures.hub import FLEET, Hub
 from tests.fixtures.machines import Machines
 from tests.integration.hub.killing import killed
@@ -18,6 +19,7 @@ from tests.integration.hub.waiting import until
 from metrica_fleet.definition import rollout_in
 from metrica_fleet.identity import DeviceId
 from metrica_fleet.rollout import planned
+from metrica_hub.tasks.rollout import REPEAT_S
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -161,6 +163,25 @@ async def test_whatever_is_killed_meanwhile_a_bad_commit_halts_in_its_stage_and_
             assert begun(broken) <= let_in
             again = newest_of(hub, broken)
             assert (again["state"], again["number"]) == ("halted", halted["number"])
+
+
+async def test_a_new_device_begins_its_first_rollout_without_waiting_for_the_hub_to_repeat_the_gate(
+    broker: Broker, database: Database, tmp_path: Path
+) -> None:
+    """It hears the gate before its first commit tells it who may sign one."""
+    fleet, late = repository(tmp_path), repository(tmp_path, "late")
+    files = {"roles/camera/compose.yaml": compose(1), "devices/pi-01.toml": 'role = "camera"\n'}
+    with http_server(fleet.root) as server:
+        git_settings = {"METRICA_HUB_GIT_URL": server.url(fleet), "METRICA_HUB_GIT_POLL_S": "0.3"}
+        with Hub(database.url, broker.port, settings=git_settings) as hub:
+            hub.wait_until_ready()
+            first = fleet.commit({**files, "fleet.toml": FLEET_FILE + ROLLOUT, "allowed_signers": hub.key_line()})
+            repeats_at_s = time.monotonic() + REPEAT_S
+            await until(lambda: newest_of(hub, first))
+            with Machines.running(server.url(late), broker.port, tmp_path, devices=1):
+                await until(lambda: hub.get("/api/v1/events?kind=gate.refused").json["items"])
+                git("push", "--quiet", str(late.bare), "HEAD:refs/heads/main", folder=fleet.work)
+                await until(lambda: is_in(hub, first, "done"), within_s=repeats_at_s - 5 - time.monotonic())
 
 
 def has_begun(memory: Memory, commit: str) -> bool:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -53,6 +53,8 @@ class Hearing:
     fails: int = 0
     nudges: int = 0
     told: list[str | None] = field(default_factory=list[str | None])
+    meanwhile: Callable[[], None] = lambda: None
+    """What happens while a signature is looked at."""
 
     def __post_init__(self) -> None:
         clock = Clock()
@@ -71,6 +73,7 @@ class Hearing:
         self.asked += 1
         if self.asked <= self.fails:
             raise NotNow("no ssh-keygen", reason="signatures-unverifiable")
+        self.meanwhile()
         return await pens.verify(text, signature, signers, namespace=namespace, at=at)
 
     async def record(self, stamp: Stamp, *, sayings: Sequence[Saying] = ()) -> tuple[int, ...]:
@@ -81,12 +84,17 @@ class Hearing:
     def nudge(self) -> None:
         self.nudges += 1
 
+    def remembers(self, memory: Memory) -> None:
+        self.memory = memory
+        self.task.remembered()
+
     async def hears(self, *all_signed: Signed) -> Gate | None:
         """Let the task judge each of these, and look again for as long as it wants to."""
         async with asyncio.TaskGroup() as group:
             running = group.create_task(self.task.run())
-            for signed in all_signed:
-                self.task.hear(signed)
+            for signed in (None, *all_signed):
+                if signed is not None:
+                    self.task.hear(signed)
                 for _ in range(50):
                     await asyncio.sleep(0)
             running.cancel()
@@ -119,6 +127,36 @@ async def test_where_nobody_may_sign_gates_none_is_taken() -> None:
     hearing = Hearing(own=None)
     assert await hearing.hears(said(gate())) is None
     assert hearing.told == ["signers-none"]
+
+
+async def test_a_gate_is_judged_again_when_others_may_sign() -> None:
+    """A new device hears it at its first connect, before its first commit has told whom to trust."""
+    hearing = Hearing(own=None)
+    assert await hearing.hears(said(gate())) is None
+    hearing.remembers(replace(WAITS, tags=("a",)))
+    assert await hearing.hears() is None
+    hearing.remembers(replace(WAITS, signers="carol"))
+    assert await hearing.hears() is None
+    assert (hearing.asked, hearing.told) == (1, ["signers-none", "signer-unknown"])
+    hearing.remembers(replace(WAITS, signers="hub"))
+    assert await hearing.hears() == gate()
+    assert (hearing.nudges, hearing.told) == (1, ["signers-none", "signer-unknown"])
+
+
+async def test_a_gate_is_judged_again_when_others_may_sign_since_it_is_looked_at() -> None:
+    hearing = Hearing(own="carol")
+    hearing.meanwhile = lambda: hearing.remembers(replace(WAITS, signers="hub"))
+    assert await hearing.hears(said(gate())) == gate()
+    assert hearing.asked == 2
+
+
+async def test_the_newest_gate_is_enough_for_who_comes_to_know_its_signer() -> None:
+    hearing = Hearing(own=None)
+    await hearing.hears(said(gate()))
+    hearing.task.hear(said(gate(8)))
+    hearing.remembers(replace(WAITS, signers="hub"))
+    assert await hearing.hears() == gate(8)
+    assert (hearing.asked, hearing.told) == (1, ["signers-none"])
 
 
 async def test_numbers_only_grow_and_none_says_two_things() -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -57,6 +57,8 @@ class Hearing:
     changes: int = 0
     heard: int = 0
     told: list[str] = field(default_factory=list[str])
+    meanwhile: Callable[[], None] = lambda: None
+    """What happens while a signature is looked at."""
 
     def __post_init__(self) -> None:
         self.task = HeadTask(
@@ -79,6 +81,10 @@ class Hearing:
     def stamp(self) -> Stamp:
         return Stamp(boot_id=BootId("b"), uptime_s=self.now_at_s, at=None)
 
+    def remembers(self, memory: Memory) -> None:
+        self.memory = memory
+        self.task.remembered()
+
     def _heard(self) -> None:
         self.heard += 1
 
@@ -89,6 +95,7 @@ class Hearing:
         self.asked += 1
         if self.asked <= self.fails:
             raise NotNow("no ssh-keygen", reason="signatures-unverifiable")
+        self.meanwhile()
         return await pens.verify(text, signature, signers, namespace=namespace, at=at)
 
     async def record(self, stamp: Stamp, *, sayings: Sequence[Saying] = ()) -> tuple[int, ...]:
@@ -168,6 +175,27 @@ async def test_a_word_that_will_not_do_changes_nothing_and_is_told_once(head: He
     hearing = Hearing()
     assert await hearing.goes_on(head, head, LIFETIME_S, PATIENCE_S) is None
     assert (hearing.told, hearing.heard, hearing.task.heard) == ([f"head.refused {reason}"], 0, None)
+
+
+async def test_a_word_is_judged_again_when_others_may_sign_and_counts_from_when_it_was_heard() -> None:
+    """A new device hears it at its first connect, before its first commit has told whom to trust."""
+    hearing = Hearing(own=None)
+    assert await hearing.goes_on(said(vouched()), LIFETIME_S / 2) is None
+    hearing.remembers(Memory(signers="carol"))
+    assert await hearing.goes_on() is None
+    assert (hearing.heard, hearing.asked) == (0, 1)
+    hearing.remembers(Memory(signers="hub"))
+    assert await hearing.goes_on(LIFETIME_S / 2 - 1.0) is None
+    assert (hearing.heard, hearing.asked) == (1, 2)
+    assert await hearing.goes_on(1.0) == "head-unheard"
+    assert hearing.told == ["head.refused signers-none", "head.refused signer-unknown", "head.stale head-unheard"]
+
+
+async def test_a_word_is_judged_again_when_others_may_sign_since_it_is_looked_at() -> None:
+    hearing = Hearing(own="carol")
+    hearing.meanwhile = lambda: hearing.remembers(Memory(signers="hub"))
+    await hearing.goes_on(said(vouched()))
+    assert (hearing.heard, hearing.asked) == (1, 2)
 
 
 @pytest.mark.parametrize("signed", [None, "no signature"])

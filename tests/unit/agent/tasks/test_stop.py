@@ -6,6 +6,8 @@ import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from metrica_agent.decisions.world import Heard, Memory, Saying, Stamp, Stopped
 from metrica_agent.tasks.notary import Notary
 from metrica_agent.tasks.stop import TOLD, WAITING, StopTask
@@ -16,7 +18,7 @@ from metrica_fleet.signed import Signed
 from metrica_fleet.stop import Level, Stop, StopOrder, written
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 FREEZE = (Stop(level=Level.FREEZE),)
 
@@ -36,6 +38,8 @@ class Device:
         self.away = 0
         self.heard: list[int] = []
         self.at_s = 0.0
+        self.meanwhile: Callable[[], None] = lambda: None
+        """What happens while a signature is looked at."""
         self.task = StopTask(
             fleet=FleetId("home"),
             notary=Notary(verify=self.verify),
@@ -54,6 +58,7 @@ class Device:
         if self.away:
             self.away -= 1
             raise NotNow("no ssh-keygen", reason="signatures-unverifiable")
+        self.meanwhile()
         if signature.decode() not in signers:
             raise Unusable(f"{signature.decode()} may not", reason="signer-unknown")
         return signature.decode()
@@ -132,6 +137,18 @@ async def test_an_order_is_judged_again_when_others_may_sign() -> None:
     device.task.remembered()
     await device.hears()
     assert device.heard == [7]
+
+
+async def test_an_order_is_judged_again_when_others_may_sign_since_it_is_looked_at() -> None:
+    device = Device()
+
+    def comes() -> None:
+        device.memory = replace(device.memory, signers="alice bob")
+        device.task.remembered()
+
+    device.meanwhile = comes
+    await device.hears(signed(7, "bob"))
+    assert (device.heard, device.asked) == ([7], 2)
 
 
 async def test_an_order_from_a_file_is_done_with_when_it_is_written_down_or_refused() -> None:
