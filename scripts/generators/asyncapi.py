@@ -9,7 +9,7 @@ import msgspec
 
 from metrica_fleet.codec import MAX_PAYLOAD_BYTES
 from metrica_fleet.identity import NAME_PATTERN, DeviceId, FleetId
-from metrica_fleet.messages import Answer, Head, Presence, Status, Stored
+from metrica_fleet.messages import Answer, Head, Presence, Services, Status, Stored
 from metrica_fleet.records import Record
 from metrica_fleet.topics import (
     ANSWERS,
@@ -17,6 +17,7 @@ from metrica_fleet.topics import (
     HEAD,
     PRESENCE,
     RECORDS,
+    SERVICES,
     STATUS,
     STORED,
     Address,
@@ -29,6 +30,7 @@ Json = dict[str, Any]
 MESSAGES: Final[dict[Channel, Any]] = {
     PRESENCE: Presence,
     STATUS: Status,
+    SERVICES: Services,
     RECORDS: Record,
     STORED: Stored,
     HEAD: Head,

@@ -99,7 +99,7 @@ def devices(
 
 
 def device(device: DeviceId, /, *, output: Output = "table", at: At = HERE) -> Exit:
-    """Show one device: facts, why it is not where it should be, its last events."""
+    """Show one device: facts, why it is not where it should be, its services, its last events."""
     source = at.there()
     answer = source.get(device_path(device))
     text = ""

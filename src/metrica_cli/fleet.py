@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 DEVICE_HEADS: Final = ("DEVICE", "ROLE", "CONNECTION", "MODE", "COMMIT", "WANTED", "PHASE", "SEEN", "WHY")
 WIDE_HEADS: Final = (*DEVICE_HEADS[:-1], "TAGS", "AGENT", "HEAT", "DISK", "UP", "WHY")
 LOAD_HEADS: Final = ("DEVICE", "HEAT", "MEMORY FREE", "DISK FREE", "SLOWED BY", "UP", "SEEN")
+SERVICE_HEADS: Final = ("SERVICE", "STATE", "HEALTH", "RESTARTS", "SINCE", "IMAGE")
 EVENT_HEADS: Final = ("AGE", "DEVICE", "KIND", "REASON", "COMMIT", "MESSAGE")
 
 Sort = Literal["problems", "name", "age", "role"]
@@ -148,6 +149,28 @@ def event_rows(events: Sequence[Json], now: datetime) -> list[tuple[str, ...]]:
     ]
 
 
+def service_rows(device: Json, now: datetime, look: Look) -> list[tuple[str | Cell, ...]]:
+    """Return a row for each service that runs on ``device``, or should."""
+    return [
+        (
+            _text(one, "name") + (f" ({many})" if (many := _known(one, "containers")) not in {None, "0", "1"} else ""),
+            _state(one, look),
+            look.marked(_text(one, "health")),
+            _text(one, "restarts"),
+            age(_known(one, "since"), now),
+            "  ".join(word for word in (_known(one, "image"), _known(one, "image_id")) if word) or "-",
+        )
+        for one in cast("list[Json]", device.get("services") or ())
+    ]
+
+
+def _state(service: Json, look: Look) -> Cell:
+    """Return how a service is, and with what it ended."""
+    state, code = _text(service, "state"), _known(service, "exit_code")
+    cell = look.marked(state)
+    return cell if code is None or state == "done" else Cell(f"{cell.text} ({code})", cell.style)
+
+
 def event_line(event: Json) -> str:
     """Return an event as one line of a log: when, by the hub's clock where the device knew no time."""
     at = str(_known(event, "at") or _known(event, "received_at") or "-").partition(".")[0].removesuffix("Z")
@@ -156,9 +179,11 @@ def event_line(event: Json) -> str:
 
 
 def device_page(device: Json, events: Sequence[Json], now: datetime, look: Look, *, width: int | None) -> str:
-    """Return everything about one device: facts, why it is not where it should be, its last events."""
+    """Return everything about one device: facts, what runs, why it is not where it should be, its last events."""
     facts = [(f"{name}:", value) for name, value in _facts(device, now, look) if value != "-"]
     parts = [table((), facts, width=width)]
+    if services := service_rows(device, now, look):
+        parts.append(table(SERVICE_HEADS, services, width=width))
     if events:
         heads = tuple(head for head in EVENT_HEADS if head != "DEVICE")
         rows = [(row[0], *row[2:]) for row in event_rows(events, now)]
@@ -184,12 +209,25 @@ def _facts(device: Json, now: datetime, look: Look) -> list[tuple[str, str]]:
             f"{short(_known(device, 'wanted_commit'))} {look.marked(_text(device, 'phase')).text}".removesuffix(" -"),
         ),
         ("why", _why(device) or "-"),
+        ("services", _services(device, now)),
         ("agent", _agent(device)),
         ("disk free", _disk(vitals)),
         ("memory free", _gib(vitals.get("memory_available_bytes"))),
         ("temperature", _celsius(vitals.get("temperature_celsius"))),
         ("slowed by", _slowed(vitals)),
     ]
+
+
+def _services(device: Json, now: datetime) -> str:
+    """Return what must be known to read the table of its services; nothing, where that says all."""
+    notes: list[str] = []
+    if device.get("engine_answers") is False:
+        notes.append(
+            f"the container engine does not answer; as they were {age(_known(device, 'services_at'), now)} ago"
+        )
+    if untold := device.get("services_untold"):
+        notes.append(f"{untold} more than are listed")
+    return "; ".join(notes) or "-"
 
 
 def _agent(device: Json) -> str:

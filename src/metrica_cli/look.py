@@ -32,6 +32,11 @@ _MARKS: Final = {
     "paused": "▲",
     "halted": "■",
     "aborted": "■",
+    "exited": "■",
+    "dead": "■",
+    "missing": "✖",
+    "unhealthy": "✖",
+    "restarting": "↺",
 }
 _STYLES: Final = {
     "online": "good",
@@ -52,6 +57,13 @@ _STYLES: Final = {
     "safe": "bad",
     "halted": "bad",
     "aborted": "bad",
+    "exited": "bad",
+    "dead": "bad",
+    "missing": "bad",
+    "unhealthy": "bad",
+    "restarting": "bad",
+    "resting": "warn",
+    "healthy": "good",
     "offline": "faint",
     "never-seen": "faint",
 }

@@ -11,10 +11,10 @@ from typing import Final
 import msgspec
 
 from metrica_fleet.errors import Unusable
-from metrica_fleet.messages import Answer, Head, Message, Presence, Status, Stored
+from metrica_fleet.messages import Answer, Head, Message, Presence, Services, Status, Stored
 from metrica_fleet.records import Record
 from metrica_fleet.signed import Signed, joined, parted
-from metrica_fleet.topics import ANSWERS, HEAD, PRESENCE, RECORDS, STATUS, STORED, Channel
+from metrica_fleet.topics import ANSWERS, HEAD, PRESENCE, RECORDS, SERVICES, STATUS, STORED, Channel
 
 MAX_PAYLOAD_BYTES: Final = 64 * 1024
 """The broker's limit as well (CONVENTIONS 3.2, 13)."""
@@ -23,6 +23,7 @@ _ENCODER: Final = msgspec.json.Encoder()
 _DECODERS: Final[dict[Channel, msgspec.json.Decoder[Message]]] = {
     PRESENCE: msgspec.json.Decoder(Presence),
     STATUS: msgspec.json.Decoder(Status),
+    SERVICES: msgspec.json.Decoder(Services),
     RECORDS: msgspec.json.Decoder(Record),
     STORED: msgspec.json.Decoder(Stored),
     HEAD: msgspec.json.Decoder(Head),

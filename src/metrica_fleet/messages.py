@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from metrica_fleet.identity import Commit, DeviceName, Digest, Name, RoleName, Slug, Stream
-from metrica_fleet.records import Instant, Prev, Record, Seq, Vitals
+from metrica_fleet.records import Count, Instant, Prev, Record, Seq, Vitals
 from metrica_fleet.signed import Signed
 from metrica_fleet.stop import Level
 
@@ -108,6 +108,53 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What the machine is like."""
 
 
+MOST_SERVICES: Final = 50
+"""So many are told of a device: with the longest names there are still fit a message."""
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True):
+    """One service of a device as its container engine tells it; of several containers the one that is worst off."""
+
+    name: Annotated[str, msgspec.Meta(max_length=128)]
+    """As in the role's compose.yaml."""
+    state: Slug
+    """Docker's word, such as ``running``, ``restarting`` or ``exited``; or ``done``: it was to end, and ended well;
+    ``resting``: stopped to spare the machine; ``missing``: it has no container."""
+    health: Slug | None = None
+    """By its own health check: ``healthy``, ``unhealthy`` or ``starting``; ``None``: it has none, or does not run."""
+    exit_code: Annotated[int, msgspec.Meta(ge=-(2**53) + 1, lt=2**53)] | None = None
+    """Of one that ended."""
+    restarts: Count = 0
+    """How often the engine has started it again, of all its containers the most."""
+    containers: Count = 1
+    """How many there are."""
+    image: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    """Its name, with the digest where compose.yaml has one."""
+    image_id: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    """How the id of what runs begins, as ``docker images`` shows it."""
+    since: Instant | None = None
+    """When it last started, or ended, by the machine's clock; ``None``: it never did, or that is not known."""
+
+
+class Services(msgspec.Struct, frozen=True, kw_only=True):
+    """What runs on a device: said when it changes: 30 times at once, then once in two minutes at most."""
+
+    device: DeviceName
+    """Its own id, as in the topic."""
+    at: Instant | None
+    """By its wall clock; ``None`` while that is not synchronised."""
+    boot_id: str
+    """The kernel's boot id."""
+    uptime_s: Annotated[float, msgspec.Meta(ge=0)]
+    """Since the boot."""
+    engine_answers: bool = True
+    """Whether the container engine does; if not, they are as it told last."""
+    services: Annotated[tuple[Service, ...], msgspec.Meta(max_length=MOST_SERVICES)]
+    """By name."""
+    untold: Count = 0
+    """How many more there are."""
+
+
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
     """The hub's watermarks for a device: up to here each stream is committed in Postgres without a gap."""
 
@@ -147,4 +194,4 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """Of a file."""
 
 
-Message = Presence | Status | Record | Stored | Head | Answer | Signed
+Message = Presence | Status | Services | Record | Stored | Head | Answer | Signed

@@ -32,6 +32,7 @@ class Channel(msgspec.Struct, frozen=True):
 
 PRESENCE = Channel("presence", per_device=True, writer="device", retained=True, about="online or offline")
 STATUS = Channel("status", per_device=True, writer="device", retained=True, about="the whole current state")
+SERVICES = Channel("services", per_device=True, writer="device", retained=True, about="what runs on it")
 RECORDS = Channel("records", per_device=True, writer="device", retained=False, about="heartbeats and events")
 STORED = Channel("stored", per_device=True, writer="hub", retained=True, about="what the device may forget")
 HEAD = Channel("head", per_device=False, writer="hub", retained=True, about="the branch's commit: a nudge")
@@ -56,7 +57,7 @@ GATE = Channel(
     signed=True,
 )
 
-CHANNELS = (PRESENCE, STATUS, RECORDS, STORED, HEAD, COMMANDS, ANSWERS, STOP, GATE)
+CHANNELS = (PRESENCE, STATUS, SERVICES, RECORDS, STORED, HEAD, COMMANDS, ANSWERS, STOP, GATE)
 
 _BY_PLACE = {(channel.per_device, channel.name): channel for channel in CHANNELS}
 

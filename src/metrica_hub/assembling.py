@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Final
 
 from metrica_fleet import __version__
 from metrica_fleet.identity import DeviceId, FleetId, StreamId
-from metrica_fleet.topics import ANSWERS, PRESENCE, RECORDS, STATUS, STOP, Address, every_device, shared, topic_of
+from metrica_fleet.topics import (
+    ANSWERS,
+    PRESENCE,
+    RECORDS,
+    SERVICES,
+    STATUS,
+    STOP,
+    Address,
+    every_device,
+    shared,
+    topic_of,
+)
 from metrica_hub.adapters.bus import Account, Broker, Bus
 from metrica_hub.adapters.bus.trust import secured
 from metrica_hub.adapters.key import Key
@@ -355,7 +366,7 @@ def leading(parts: Settings) -> Broker:
     """Return how the hub that leads connects: under the fleet's one client id."""
     fleet = FleetId(parts.fleet)
     records = every_device(fleet, RECORDS)
-    filters = (every_device(fleet, PRESENCE), every_device(fleet, STATUS))
+    filters = tuple(every_device(fleet, channel) for channel in (PRESENCE, STATUS, SERVICES))
     return Broker(
         parts.bus.host,
         parts.bus.port,

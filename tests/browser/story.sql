@@ -28,6 +28,19 @@ SELECT 'pi-0001', repeat('0', 32)::uuid, n, now() - n * interval '60 seconds', n
     10100 - n, 'steady', abs(sin(n / 300.0)), 1e9 + 5e8 * sin(n / 200.0), 9e9 - n * 1e5, 50 + 10 * sin(n / 700.0)
 FROM generate_series(0, 10000) AS n WHERE n NOT BETWEEN 300 AND 500;
 
+-- What runs on the first of them: all is well, but for what crashes; of the tenth the engine is silent.
+INSERT INTO services (device, received_at, boot_id, uptime_s, engine_answers, services, untold)
+SELECT 'pi-' || lpad(n::text, 4, '0'), now() - interval '20 minutes', 'boot', 90, n <> 10,
+    jsonb_build_array(
+        jsonb_build_object('name', 'migrate', 'state', 'done', 'exit_code', 0, 'image', 'registry.example.org/camera/migrate:1.4.0'),
+        jsonb_build_object('name', 'recorder', 'state', 'restarting', 'exit_code', 3, 'restarts', 41, 'containers', 2,
+            'image', 'registry.example.org/camera/recorder:1.4.0@sha256:' || repeat('5f', 32), 'image_id', '5f5f5f5f5f5f',
+            'since', now() - interval '20 minutes'),
+        jsonb_build_object('name', 'web', 'state', 'running', 'health', 'healthy', 'image', 'registry.example.org/camera/web:1.4.0',
+            'image_id', '0c0c0c0c0c0c', 'since', now() - interval '9 hours')),
+    0
+FROM generate_series(1, 10) AS n;
+
 -- An hour or so of what happens when a bad commit follows a good one.
 SELECT make_partition('events', 'events_' || to_char(month, 'YYYYMM'), month, month + interval '1 month')
 FROM generate_series(date_trunc('month', now() - interval '2 hours'), now(), interval '1 month') AS month;

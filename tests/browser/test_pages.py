@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 from tests.browser.conftest import DESKTOP, DEVICES, PHONE, Axe, House, Visit, meanwhile
 from tests.faults.failures import say
-from tests.integration.hub.device import Device, event, new_stream, status
+from tests.integration.hub.device import Device, event, new_stream, service, services, status
 
 from metrica_fleet.records import Vitals
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from playwright.sync_api import Browser, Page, ViewportSize
+
+    from metrica_fleet.messages import Service
 
 __all__ = ["say"]
 
@@ -37,6 +39,11 @@ async def say_more(house: House, name: str, **more: Any) -> None:
     async with Device(name, house.broker.port) as device:
         await device.is_present("online", 9)
         await device.has_status(status(name, uptime_s=1000.0, **more))
+
+
+async def runs(house: House, name: str, *them: Service) -> None:
+    async with Device(name, house.broker.port) as device:
+        await device.runs(services(name, *them))
 
 
 async def tell(house: House, name: str, message: str) -> None:
@@ -185,6 +192,26 @@ def test_a_device_tells_its_releases_with_reasons_and_durations(visit: Visit) ->
     refused.locator("summary").get_by_text("trial").click()
     expect(refused).to_contain_text("release.trial_started")
     expect(page.locator("time").first).to_have_attribute("title", re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC$"))
+
+
+def test_what_runs_on_a_device_is_a_table_that_goes_on_by_itself(visit: Visit, house: House) -> None:
+    page = visit.to("/devices/pi-0009")
+    table = page.get_by_role("region", name="Services of the device").get_by_role("table")
+    recorder = table.get_by_role("row").filter(has=page.get_by_role("rowheader", name="recorder (2)"))
+    expect(recorder.get_by_role("cell")).to_have_text(
+        [
+            re.compile("restarting, exit code 3$"),
+            re.compile(r"\d"),
+            "41",
+            re.compile(r"^registry\.example\.org/camera/recorder:1\.4\.0@sha256:(5f){32} (5f){6}$"),
+        ]
+    )
+    expect(table.get_by_role("row").filter(has_text="web")).to_contain_text("healthy")
+    meanwhile(runs(house, "pi-0009", service("web", state="exited", exit_code=137)))
+    expect(table.get_by_role("rowheader")).to_have_text(["web"])
+    expect(table).to_contain_text("stopped, exit code 137")
+    expect(visit.to("/devices/pi-0010").locator("#device-services .note")).to_contain_text("does not answer")
+    expect(visit.to("/devices/pi-0011").locator("#device-services")).to_contain_text("has not said what runs on it")
 
 
 def test_vitals_have_three_spans_and_one_cursor(visit: Visit, house: House) -> None:

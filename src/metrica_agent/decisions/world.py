@@ -117,6 +117,10 @@ class Container(Value, frozen=True, kw_only=True):
     inputs: str
     """Label ``fleet.metrica.inputs``; empty where somebody else made the container."""
     image_id: str = ""
+    image: str = ""
+    """Its name, as Compose was given it."""
+    finished_at: str = ""
+    """When it last ended, as the engine tells it; while it runs, of no meaning."""
     name: str = ""
     traits: dict[str, str] = {}
     """What can be changed of a container behind Compose's back, aspect by aspect (see ``decisions.drift``)."""

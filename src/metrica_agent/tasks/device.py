@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from metrica_agent.decisions import starting, stopping, upgrading
+from metrica_agent.decisions import services, starting, stopping, upgrading
 from metrica_agent.decisions.standing import Standing, standing
 from metrica_agent.decisions.strain import SLOWER, in_words, rebased
 from metrica_agent.decisions.trust import Proof, proof_by
@@ -43,6 +43,7 @@ from metrica_fleet.signed import Signed
 from metrica_fleet.topics import COMMANDS, GATE, STOP, Channel
 
 if TYPE_CHECKING:
+    from metrica_agent.decisions.services import Shown
     from metrica_agent.tasks.renewing import RenewalTask
 
 log = structlog.stdlib.get_logger(__name__)
@@ -111,7 +112,8 @@ class _Device:
         self._parts = parts
         self._offer = Offer()
         teller = self._teller = _Teller(parts.ledger, report)
-        vigil = Vigil(wake=health)
+        vigil = self._vigil = Vigil(wake=health)
+        self._services: Shown | None = None
         memory = parts.ledger.memory()
         self.machine = MachineTask(
             vitals=parts.vitals,
@@ -245,7 +247,7 @@ class _Device:
             clock=parts.clock,
             fast_s=parts.pace.sample_s,
             chance=parts.chance,
-            on_sample=converge.nudge,
+            on_sample=self._sampled,
             pulse=pulses["health"],
             following=pulses["engine-events"],
         )
@@ -257,6 +259,7 @@ class _Device:
             clock=parts.clock,
             vitals=self.machine.last_seen,
             status=self._status,
+            shown=self._shown,
             on_head=self._nudged,
             on_signed=self._signed,
             chance=parts.chance,
@@ -404,6 +407,17 @@ class _Device:
 
     def _heard(self) -> None:
         self.convergence.heed()
+
+    def _sampled(self) -> None:
+        self.convergence.wake.nudge()
+        if self._services != self._shown():
+            self.report.wake.nudge()
+
+    def _shown(self) -> Shown | None:
+        """Return what there is to tell of what runs."""
+        vigil, resting = self._vigil, self.convergence.memory.resting
+        self._services = services.shown(self._services, vigil.sample, vigil.release, resting)
+        return self._services
 
     def _recorded(self) -> None:
         self.report.wake.nudge()

@@ -16,13 +16,13 @@ import msgspec
 import structlog
 from msgspec import structs
 
-from metrica_agent.decisions import guarding
+from metrica_agent.decisions import guarding, services
 from metrica_agent.decisions.pace import Pace
 from metrica_agent.decisions.world import Saying
 from metrica_agent.pulse import Pulse
 from metrica_agent.tasks.talk import Link, Talk
 from metrica_fleet.errors import NotNow
-from metrica_fleet.messages import Presence
+from metrica_fleet.messages import Presence, Services
 from metrica_fleet.records import Vitals
 from metrica_fleet.retry import full_jitter, spread
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from metrica_agent.decisions.outbox import Covered
+    from metrica_agent.decisions.services import Shown
     from metrica_agent.decisions.world import Stamp
     from metrica_agent.wake import Wake
     from metrica_fleet.identity import BootId, DeviceId, StreamId
@@ -141,6 +142,10 @@ def _untold(_reason: str) -> None:
     """Nobody asks."""
 
 
+def _unseen() -> None:
+    """Nothing is known of what runs."""
+
+
 def _unheard(_channel: Channel, _signed: Signed) -> None:
     """Nobody listens."""
 
@@ -160,7 +165,9 @@ class ReportTask:
     on_head: Callable[[Head], None]
     chance: Callable[[], float]
     wake: Wake
-    """To be nudged when there is a new record, or the status changed."""
+    """To be nudged when there is a new record, or the status or what runs changed."""
+    shown: Callable[[], Shown | None] = _unseen
+    """What there is to tell of what runs; ``None``: nothing yet."""
     on_signed: Callable[[Channel, Signed], None] = _unheard
     """Called with each signed text that is heard, whoever may have signed it."""
     on_trouble: Callable[[str], None] = _untold
@@ -169,6 +176,7 @@ class ReportTask:
     """How many times rarer heartbeats are now."""
     timing: Timing = field(default_factory=Timing)
     pace: Pace = field(default_factory=Pace)
+    services_pace: Pace = services.PACE
     on_link: Callable[[bool], None] = lambda _: None
     """Called when the connection came as far as the records, and when it is lost."""
     denied: set[str] = field(default_factory=set[str])
@@ -334,6 +342,19 @@ class ReportTask:
             stream=self.outbox.stream,
             last_seq=self.outbox.last_seq(),
             vitals=self._vitals,
+        )
+
+    def what_runs(self, shown: Shown) -> Services:
+        """Return what is ``shown`` as it is said now."""
+        stamp = self.clock.stamp()
+        return Services(
+            device=self.device,
+            at=None if stamp.at is None else datetime.fromisoformat(stamp.at),
+            boot_id=stamp.boot_id,
+            uptime_s=stamp.uptime_s,
+            engine_answers=shown.engine_answers,
+            services=shown.services,
+            untold=shown.untold,
         )
 
     async def tell(self, saying: Saying) -> None:

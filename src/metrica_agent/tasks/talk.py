@@ -1,7 +1,7 @@
 """One connection of the report task: greets, sends and hears until it is lost.
 
-In this order: subscribe, presence, whatever was retained for us, status, then the records, paced. The retained
-``stored`` is heard before the first record goes: it may say that the hub has them.
+In this order: subscribe, presence, whatever was retained for us, status, what runs, then the records, paced. The
+retained ``stored`` is heard before the first record goes: it may say that the hub has them.
 
 What the hub has not said to have is bounded: ``UNSTORED`` records, then a device waits for its word. So a fleet that
 returns sends as fast as the hub stores, and one whose hub is away leaves the broker's queues with room.
@@ -25,11 +25,24 @@ from metrica_fleet.messages import Answer, Head, Message, Presence, Status, Stor
 from metrica_fleet.records import Event, Record, Scalar, Vitals
 from metrica_fleet.retry import backed_off
 from metrica_fleet.signed import Signed
-from metrica_fleet.topics import ANSWERS, COMMANDS, GATE, HEAD, PRESENCE, RECORDS, STATUS, STOP, STORED, Channel
+from metrica_fleet.topics import (
+    ANSWERS,
+    COMMANDS,
+    GATE,
+    HEAD,
+    PRESENCE,
+    RECORDS,
+    SERVICES,
+    STATUS,
+    STOP,
+    STORED,
+    Channel,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 
+    from metrica_agent.decisions.services import Shown
     from metrica_agent.tasks.report import ReportTask
     from metrica_fleet.identity import StreamId
 
@@ -98,6 +111,10 @@ class Talk:
         self._quiet_since_s = 0.0
         self._wait_s = task.timing.resend_base_s
         self._told: tuple[Status, int] | None = None
+        self._shown: Shown | None = None
+        """What of the services was said over this connection."""
+        self._services_due_s: float | None = None
+        """When it may be said that they changed."""
         self._is_to_ask = not task.has_asked
         self._asked: Event | None = None
         """What the hub had said to have, and was sent again to hear whether it has."""
@@ -129,6 +146,7 @@ class Talk:
             self._task.wake.clear()
             self._task.talking.back_within(NETWORK_S, "publishes")
             await self._say_status()
+            await self._say_services()
             if self._is_to_ask:
                 await self._ask()
             if self._lacks is not None:
@@ -141,7 +159,8 @@ class Talk:
                 await self._send(page)
                 self._sent = page[-1].seq
             else:
-                await self._task.wake.wait_until(self._due_s())
+                due = (self._due_s(), self._services_due_s)
+                await self._task.wake.wait_until(min((one for one in due if one is not None), default=None))
 
     async def _say_status(self) -> None:
         status = self._task.current_status()
@@ -149,6 +168,21 @@ class Talk:
         if told != self._told:
             await self._publish(STATUS, status)
             self._told = told
+
+    async def _say_services(self) -> None:
+        """Say what runs when it changed: on each connection, and past a number of changes ever so often only."""
+        task, shown = self._task, self._task.shown()
+        self._services_due_s = None
+        if shown is None or shown == self._shown:
+            return
+        now_s = task.clock.now_s()
+        pace, wait_s = take(task.services_pace, now_s)
+        if wait_s > 0:
+            self._services_due_s = now_s + wait_s
+            return
+        task.services_pace = pace
+        await self._publish(SERVICES, task.what_runs(shown))
+        self._shown = shown
 
     async def _send(self, page: Sequence[Record]) -> None:
         async with asyncio.TaskGroup() as group:

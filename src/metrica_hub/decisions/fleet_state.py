@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from metrica_fleet.identity import DeviceId, StreamId
+from metrica_fleet.messages import Service
 from metrica_fleet.records import Scalar, Vitals
 
 Connection = Literal["online", "offline", "flapping", "never-seen"]
@@ -104,6 +105,31 @@ class DeviceState(msgspec.Struct, frozen=True, kw_only=True):
     """Rises with every change of this row, over all devices; a cursor and a version in one."""
     last_heard_ago_s: float | msgspec.UnsetType = msgspec.UNSET
     """When it was asked for; what is pushed as it changes has no age."""
+
+
+class Running(msgspec.Struct, frozen=True, kw_only=True):
+    """What runs on a device, as it said last."""
+
+    services: tuple[Service, ...]
+    services_at: datetime
+    """When it said so, by the hub's clock."""
+    services_untold: int
+    """How many more there are."""
+    engine_answers: bool
+    """Whether its container engine does; if not, they are as it told last."""
+
+
+class DeviceWhole(DeviceState, frozen=True, kw_only=True):
+    """What is known of a device now, and what runs on it. ``None`` is unknown."""
+
+    services: tuple[Service, ...] | None = None
+    """By name; ``None``: it never said, as an agent of before does not."""
+    services_at: datetime | None = None
+    """When it said so, by the hub's clock: it does when they change."""
+    services_untold: int = 0
+    """How many more there are than are told."""
+    engine_answers: bool | None = None
+    """Whether its container engine does; if not, they are as it told last."""
 
 
 class EventRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ import msgspec
 from metrica_fleet.codec import decode
 from metrica_fleet.errors import Unusable
 from metrica_fleet.identity import Stream
-from metrica_fleet.messages import Answer, Head, Presence, Status, Stored
+from metrica_fleet.messages import Answer, Head, Presence, Services, Status, Stored
 from metrica_fleet.records import Event, Heartbeat, Prev, Record, Seq
 from metrica_fleet.signed import Signed
 from metrica_fleet.topics import RECORDS, Address, Channel, address_of
@@ -54,7 +54,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A message of a device, understood."""
 
     device: DeviceId
-    message: Presence | Status | Record
+    message: Presence | Status | Services | Record
     received_at: datetime
     replayed: bool
     topic: str
@@ -119,7 +119,7 @@ def set_aside(said: Said, error: Unusable) -> DeadLetter:
     match said.message:
         case Heartbeat(stream=stream, seq=seq, prev=prev) | Event(stream=stream, seq=seq, prev=prev):
             number = Envelope(stream=stream, seq=seq, prev=prev)
-        case Presence() | Status():
+        case Presence() | Status() | Services():
             number = None
         case _:
             assert_never(said.message)
@@ -156,12 +156,12 @@ def _speaker(address: Address, fleet: FleetId) -> DeviceId:
     return address.device
 
 
-def _understood(channel: Channel, device: DeviceId, payload: bytes) -> Presence | Status | Record:
+def _understood(channel: Channel, device: DeviceId, payload: bytes) -> Presence | Status | Services | Record:
     message = _RECORDS.decode(payload) if channel is RECORDS else decode(channel, payload)
     match message:
         case Heartbeat() | Event():
             pass
-        case Presence() | Status():
+        case Presence() | Status() | Services():
             _same(device, message.device)
         case Stored() | Head() | Signed() | Answer():
             raise Unusable("this is no channel of what is stored", reason="unknown-topic")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 import msgspec
 
 from metrica_fleet.identity import DeviceId, StreamId
-from metrica_fleet.messages import Presence, Status
+from metrica_fleet.messages import Presence, Services, Status
 from metrica_fleet.records import Event, Heartbeat, Vitals
 from metrica_hub.decisions.coverage import Coverage, Tracker
 from metrica_hub.decisions.intake import Arrival, DeadLetter, Said, key_of, numbered
@@ -54,6 +54,12 @@ class NewStatus(Received, frozen=True, gc=False):
     status: Status
 
 
+class NewServices(Received, frozen=True, gc=False):
+    """What runs on a device, as it said last in the batch."""
+
+    said: Services
+
+
 class NewPresence(Received, frozen=True, gc=False):
     """The prevailing presence of a device in the batch."""
 
@@ -85,6 +91,7 @@ class Writes:
     heartbeats: tuple[NewHeartbeat, ...] = ()
     events: tuple[NewEvent, ...] = ()
     statuses: tuple[NewStatus, ...] = ()
+    services: tuple[NewServices, ...] = ()
     presences: tuple[NewPresence, ...] = ()
     vitals: tuple[NewVitals, ...] = ()
     """The newest of each device, said in its status or in a heartbeat of the same boot."""
@@ -115,6 +122,7 @@ def plan(batch: Sequence[Arrival], coverage: Mapping[StreamKey, Coverage]) -> Wr
         heartbeats=tuple(kinds.heartbeats),
         events=tuple(kinds.events),
         statuses=statuses,
+        services=_newest_services(kinds.services),
         presences=_prevailing(kinds.presences),
         vitals=_newest_vitals(statuses, kinds.heartbeats),
         heard=_heard(batch),
@@ -162,12 +170,13 @@ class _Kinds:
     heartbeats: list[NewHeartbeat]
     events: list[NewEvent]
     statuses: list[NewStatus]
+    services: list[NewServices]
     presences: list[NewPresence]
     dead_letters: list[DeadLetter]
 
 
 def _by_kind(batch: Iterable[Arrival]) -> _Kinds:
-    kinds = _Kinds([], [], [], [], [])
+    kinds = _Kinds([], [], [], [], [], [])
     for arrival in batch:
         match arrival:
             case DeadLetter():
@@ -180,6 +189,8 @@ def _by_kind(batch: Iterable[Arrival]) -> _Kinds:
                         kinds.events.append(NewEvent(device, at, message))
                     case Status():
                         kinds.statuses.append(NewStatus(device, at, message))
+                    case Services():
+                        kinds.services.append(NewServices(device, at, message))
                     case Presence():
                         kinds.presences.append(NewPresence(device, at, Word(message, arrival.replayed)))
                     case _:
@@ -198,7 +209,16 @@ def _newest_statuses(statuses: Iterable[NewStatus]) -> tuple[NewStatus, ...]:
     return tuple(newest[device] for device in sorted(newest))
 
 
-def _older(new: Status | Heartbeat, held: Status | Heartbeat) -> bool:
+def _newest_services(said: Iterable[NewServices]) -> tuple[NewServices, ...]:
+    newest: dict[DeviceId, NewServices] = {}
+    for new in said:
+        held = newest.get(new.device)
+        if held is None or not _older(new.said, held.said):
+            newest[new.device] = new
+    return tuple(newest[device] for device in sorted(newest))
+
+
+def _older(new: Status | Heartbeat | Services, held: Status | Heartbeat | Services) -> bool:
     # Between boots only the order of arrival tells; the store compares with the row that it has in the same way.
     return new.boot_id == held.boot_id and new.uptime_s < held.uptime_s
 

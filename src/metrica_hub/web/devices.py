@@ -10,7 +10,7 @@ from msgspec import structs
 from metrica_fleet.identity import Name, RoleName
 from metrica_fleet.records import Mode
 from metrica_hub.decisions.day import HOURS, Day, Hour
-from metrica_hub.decisions.fleet_state import DeviceState, Selection
+from metrica_hub.decisions.fleet_state import DeviceState, DeviceWhole, Selection
 from metrica_hub.errors import BadRequest, NotThere
 from metrica_hub.web.answers import Page, json, page, versioned
 from metrica_hub.web.cursors import AFTER, LIMIT, device_of, device_start_of, limit_of, only, part_of, text_of
@@ -75,8 +75,8 @@ class Devices:
                 "/api/v1/devices/{device}",
                 "getDevice",
                 self.get,
-                "One device as it is now.",
-                answers=DeviceState,
+                "One device as it is now, and what runs on it.",
+                answers=DeviceWhole,
                 versioned=True,
             ),
             Route(
@@ -103,7 +103,9 @@ class Devices:
         """Answer with one device."""
         only(request, ())
         device = await self._known(device_of(request))
-        return versioned(request, self._aged(device), str(device.change))
+        running = await self._reads.running(device.device)  # behind the device, so that its version is not too new
+        runs = structs.asdict(running) if running is not None else {}
+        return versioned(request, DeviceWhole(**structs.asdict(self._aged(device)), **runs), str(device.change))
 
     async def get_day(self, request: web.Request) -> web.StreamResponse:
         """Answer with its last 24 hours."""

@@ -9,7 +9,7 @@ from metrica_hub.decisions.fleet_state import ALL, Selection
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
-    from metrica_hub.decisions.fleet_state import DeviceState, EventRow, VitalsPoint
+    from metrica_hub.decisions.fleet_state import DeviceState, EventRow, Running, VitalsPoint
 
 
 class Reads(Protocol):
@@ -25,6 +25,10 @@ class Reads(Protocol):
 
     async def device(self, device: str) -> DeviceState | None:
         """Return one device."""
+        ...
+
+    async def running(self, device: str) -> Running | None:
+        """Return what runs on a device, as it said last."""
         ...
 
     async def events(self, *, device: str | None, before: int, limit: int, kind: str | None = None) -> list[EventRow]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from metrica_fleet.identity import short
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
+    from metrica_fleet.messages import Service
     from metrica_fleet.records import Vitals
     from metrica_hub.decisions.fleet_state import Claimant, DeviceState
 
@@ -67,6 +68,21 @@ _DEPLOYMENT: Final = {
     "confirmed": Word("✔", "confirmed", "good"),
 }
 _UNKNOWN: Final = Word("·", "nothing yet", "off")
+_SERVICE: Final = {
+    "running": Word("●", "running", "good"),
+    "healthy": Word("●", "healthy", "good"),
+    "unhealthy": Word("✖", "unhealthy", "bad"),
+    "starting": Word("◐", "starting", "busy"),
+    "created": Word("◌", "not started", "busy"),
+    "removing": Word("◌", "being removed", "busy"),
+    "paused": Word("▲", "paused", "warn"),
+    "resting": Word("▮", "resting, to spare the machine", "warn"),
+    "restarting": Word("↺", "restarting", "bad"),
+    "exited": Word("■", "stopped", "bad"),
+    "dead": Word("■", "dead", "bad"),
+    "missing": Word("✖", "has no container", "bad"),
+    "done": Word("✔", "done", "good"),
+}
 
 _ATTENTION: Final = frozenset({"halted", "safe", "rolling-back", "degraded", "held", "stale"})
 _MODES_FIRST: Final = frozenset({"halted", "safe", "rolling-back"})
@@ -135,6 +151,15 @@ def view_of(device: DeviceState) -> DeviceView:
         order="{} {}".format(*urgency(device)),
         needs_attention=needs_attention(device),
     )
+
+
+def service_word(service: Service) -> Word:
+    """Return how a service is: by its own health check where it runs and has one; else with what it ended."""
+    key = service.health if service.state == "running" and service.health else service.state
+    word = _SERVICE.get(key, Word("·", key, "off"))
+    if not service.exit_code or service.state == "resting":
+        return word
+    return replace(word, word=f"{word.word}, exit code {service.exit_code}")
 
 
 def deployment_of(device: DeviceState) -> str:

@@ -20,14 +20,15 @@ from metrica_agent.tasks.report import ReportTask, Timing
 from metrica_agent.wake import Wake
 from metrica_fleet.codec import decode, encode
 from metrica_fleet.identity import DeviceId, FleetId
-from metrica_fleet.messages import Head, Presence, Status, Stored
+from metrica_fleet.messages import Head, Presence, Services, Status, Stored
 from metrica_fleet.records import Event, Record, Vitals, advanced
-from metrica_fleet.topics import HEAD, PRESENCE, RECORDS, STATUS, STORED, Address, Channel, topic_of
+from metrica_fleet.topics import HEAD, PRESENCE, RECORDS, SERVICES, STATUS, STORED, Address, Channel, topic_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
+    from metrica_agent.decisions.services import Shown
     from metrica_fleet.messages import Message
 
 FLEET = FleetId("test")
@@ -60,6 +61,7 @@ class Device:
     clock: Clock
     runner: asyncio.Task[None] | None = None
     now: Status = field(default_factory=status)
+    runs: Shown | None = None
 
     async def say(self, *texts: str) -> tuple[int, ...]:
         return await self.ledger.record(self.clock.stamp(), sayings=[saying(text) for text in texts])
@@ -97,6 +99,7 @@ async def device(
         clock=clock,
         vitals=vitals,
         status=lambda: this.now,
+        shown=lambda: this.runs,
         on_head=heads.append,
         chance=random.Random(1).random,  # jitter
         wake=wake,
@@ -125,6 +128,7 @@ class TinyHub:
     watermarks: dict[str, int] = field(default_factory=dict)
     presences: list[Presence] = field(default_factory=list)
     statuses: list[Status] = field(default_factory=list)
+    services: list[Services] = field(default_factory=list)
     raw: list[aiomqtt.Message] = field(default_factory=list)
     came: int = 0
     deaf: bool = False
@@ -152,6 +156,8 @@ class TinyHub:
                     await self.take(record)
             elif message.topic.value == topic(PRESENCE):
                 self.presences.append(cast("Presence", decode(PRESENCE, message.payload)))
+            elif message.topic.value == topic(SERVICES):
+                self.services.append(cast("Services", decode(SERVICES, message.payload)))
             elif message.topic.value == topic(STATUS):
                 self.statuses.append(cast("Status", decode(STATUS, message.payload)))
 
@@ -183,7 +189,7 @@ async def tiny_hub(port: int, before: TinyHub | None = None) -> AsyncGenerator[T
         hub = TinyHub(client)
         if before is not None:
             hub.records, hub.order, hub.watermarks = before.records, before.order, before.watermarks
-        for channel in (RECORDS, PRESENCE, STATUS):
+        for channel in (RECORDS, PRESENCE, STATUS, SERVICES):
             await client.subscribe(topic(channel), qos=1)
         async with asyncio.TaskGroup() as group:
             listening = group.create_task(hub.listen())
@@ -206,6 +212,7 @@ __all__ = [
     "PRESENCE",
     "QUICK",
     "RECORDS",
+    "SERVICES",
     "STATUS",
     "STORED",
     "Device",

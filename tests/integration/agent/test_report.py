@@ -16,14 +16,15 @@ from tests.integration.agent.reporting import QUICK, device, retained, tiny_hub,
 from metrica_agent.adapters.bus import Patience
 from metrica_agent.console import claimed
 from metrica_agent.decisions.pace import Pace
+from metrica_agent.decisions.services import Shown
 from metrica_agent.tasks.report import Timing
 from metrica_agent.tasks.talk import UNSTORED
 from metrica_fleet.codec import decode
 from metrica_fleet.errors import NotNow
 from metrica_fleet.identity import CommitId, StreamId
-from metrica_fleet.messages import Head, Presence, Status, Stored
+from metrica_fleet.messages import Head, Presence, Service, Services, Status, Stored
 from metrica_fleet.records import Event
-from metrica_fleet.topics import HEAD, PRESENCE, RECORDS, STATUS, STORED
+from metrica_fleet.topics import HEAD, PRESENCE, RECORDS, SERVICES, STATUS, STORED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,6 +66,43 @@ async def test_greets_in_order_and_numbers_its_connections(tmp_path: Path, broke
             await until(lambda: sum(presence.state == "online" for presence in hub.presences) == 2)
         online = [presence.connection for presence in hub.presences if presence.state == "online"]
         assert online[0] < online[1]
+
+
+def runs(restarts: int) -> Shown:
+    return Shown(services=(Service(name="web", state="running", restarts=restarts),))
+
+
+async def test_what_runs_is_said_when_it_changes_and_on_each_connection(tmp_path: Path, broker: Broker) -> None:
+    async with tiny_hub(broker.port) as hub, device(tmp_path, broker.port) as pi:
+        await pi.say("nothing is known of it yet")
+        await until(lambda: len(hub.said()) == 1)
+        for number in range(3):
+            pi.runs = runs(number)
+            await pi.say("it changed")
+            await until(lambda number=number: len(hub.services) == number + 1)
+            await pi.say("it did not")
+            await until(lambda number=number: len(hub.said()) == 3 + 2 * number)
+        assert [one.services[0].restarts for one in hub.services] == [0, 1, 2]
+        pi.task.turn()
+        await until(lambda: len(hub.services) == 4)
+        message = await retained(broker.port, SERVICES)
+        assert message.retain
+        told = cast("Services", decode(SERVICES, message.payload))
+        assert (told.device, told.boot_id, told.services) == ("pi-01", pi.clock.boot_id, runs(2).services)
+
+
+async def test_what_changes_for_ever_is_said_now_and_then_and_its_last_state_in_time(
+    tmp_path: Path, broker: Broker
+) -> None:
+    async with tiny_hub(broker.port) as hub, device(tmp_path, broker.port) as pi:
+        pi.task.services_pace = Pace(per_s=0.5, burst=3, tokens=3.0)
+        began_s = time.monotonic()
+        for number in range(30):
+            pi.runs = runs(number)
+            await pi.say(f"{number}")
+            await until(lambda number=number: hub.said()[-1:] == [f"{number}"])
+        await until(lambda: hub.services and hub.services[-1].services[0].restarts == 29)
+        assert 3 < len(hub.services) <= 3 + 0.5 * (time.monotonic() - began_s) + 1
 
 
 async def test_an_event_arrives_within_milliseconds(tmp_path: Path, broker: Broker) -> None:

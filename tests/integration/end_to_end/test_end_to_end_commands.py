@@ -197,6 +197,35 @@ def test_a_hold_is_given_and_lifted(caller: Commanding, running: Device) -> None
     until(lambda: running.agent.memory().held is None)
 
 
+def test_what_runs_is_shown_at_the_hub_and_a_service_that_stopped_as_stopped_until_it_runs_again(
+    hub: HubView, caller: Commanding, running: Device
+) -> None:
+    def shown() -> dict[str, dict[str, Any]]:
+        return {one["name"]: one for one in hub.device(running.name).get("services") or ()}
+
+    def is_seen(**states: str) -> None:
+        until(lambda: {name: one["state"] for name, one in shown().items()} == states, what=lambda: f"{shown()}")
+
+    def is_since(which: str) -> dict[str, Any]:
+        (found,) = json.loads(running.engine.docker("inspect", running.engine.id("web")))
+        at = found["State"][which][:19]
+        until(lambda: shown()["web"]["since"] == f"{at}Z", what=lambda: f"since {at}: {shown()}")
+        return found
+
+    is_seen(talker="running", web="running")
+    started = is_since("StartedAt")
+    web = shown()["web"]
+    assert (web["image"], web["restarts"], web["containers"]) == (started["Config"]["Image"], 0, 1)
+    assert started["Image"][: len("sha256:") + 12] == f"sha256:{web['image_id']}"
+    assert caller.ended(running.name, caller.send(running.name, "hold", on=True, reason="a visit")).state == "done"
+    running.engine.docker("stop", "--time", "0", *running.engine.ids("web"))
+    is_seen(talker="running", web="exited")
+    ended = is_since("FinishedAt")
+    assert shown()["web"]["exit_code"] == ended["State"]["ExitCode"] != 0
+    assert caller.ended(running.name, caller.send(running.name, "hold", on=False, reason="it is over")).state == "done"
+    is_seen(talker="running", web="running")
+
+
 @pytest.mark.parametrize(
     ("verb", "arguments", "state", "reason"),
     [

@@ -18,9 +18,9 @@ from tests.fixtures.hub import FLEET
 
 from metrica_fleet.codec import decode, encode
 from metrica_fleet.identity import DeviceId, FleetId, StreamId
-from metrica_fleet.messages import Presence, Status, Stored
+from metrica_fleet.messages import Presence, Service, Services, Status, Stored
 from metrica_fleet.records import Event, Heartbeat, Record, Vitals
-from metrica_fleet.topics import PRESENCE, RECORDS, STATUS, STORED, Address, Channel, topic_of
+from metrica_fleet.topics import PRESENCE, RECORDS, SERVICES, STATUS, STORED, Address, Channel, topic_of
 
 if TYPE_CHECKING:
     import ssl
@@ -107,6 +107,17 @@ def status(device: str, *, mode: str = "steady", uptime_s: float = 1.0, message:
     return msgspec.convert(fields | more, Status)
 
 
+def service(name: str, **more: object) -> Service:
+    """Return one service; it runs."""
+    return msgspec.convert({"name": name, "state": "running"} | more, Service)
+
+
+def services(device: str, *them: Service, uptime_s: float = 1.0, **more: object) -> Services:
+    """Return what runs on a device."""
+    fields: dict[str, object] = {"device": DeviceId(device), "at": None, "boot_id": BOOT, "uptime_s": uptime_s}
+    return msgspec.convert(fields | {"services": them} | more, Services)
+
+
 class Device:
     """One connection of a device; ``async with``."""
 
@@ -149,6 +160,10 @@ class Device:
     async def has_status(self, said: Status) -> None:
         """Publish a status."""
         await self.say(STATUS, encode(said))
+
+    async def runs(self, said: Services) -> None:
+        """Publish what runs."""
+        await self.say(SERVICES, encode(said))
 
     async def stored(self) -> AsyncIterator[Stored]:
         """Yield the hub's answers."""

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 from tests.fixtures.broker import Broker
 from tests.fixtures.hub import Hub
-from tests.integration.hub.device import Device, event, heartbeat, new_stream, presence, status
+from tests.integration.hub.device import Device, event, heartbeat, new_stream, presence, service, services, status
 from tests.integration.hub.waiting import until
 
 from metrica_fleet.codec import encode
-from metrica_fleet.topics import PRESENCE, RECORDS, STATUS, Channel
+from metrica_fleet.topics import PRESENCE, RECORDS, SERVICES, STATUS, Channel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +51,8 @@ GARBAGE: list[tuple[str, Channel, bytes, str]] = [
     ("NUL in the boot id", RECORDS, record(boot_id="\0"), "nul-character"),
     ("status of another", STATUS, encode(status("pi-02")), "device-mismatch"),
     ("presence of another", PRESENCE, encode(presence("pi-02", "online", 9)), "device-mismatch"),
+    ("services of another", SERVICES, encode(services("pi-02")), "device-mismatch"),
+    ("a service with NUL", SERVICES, encode(services("pi-01", service("\0"))), "nul-character"),
     ("an emptied status", STATUS, b"", "not-json"),
     ("a status with NUL", STATUS, encode(status("pi-01", message="\0")), "nul-character"),
 ]

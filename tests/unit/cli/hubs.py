@@ -12,7 +12,16 @@ from aiohttp import web
 
 from metrica_cli.main import main
 from metrica_fleet.records import Vitals
-from metrica_hub.decisions.fleet_state import ALL, DeviceState, EventRow, Refused, Selection, VitalsPoint, selects
+from metrica_hub.decisions.fleet_state import (
+    ALL,
+    DeviceState,
+    EventRow,
+    Refused,
+    Running,
+    Selection,
+    VitalsPoint,
+    selects,
+)
 from metrica_hub.web.app import make_app, serving
 from metrica_hub.web.devices import Devices
 from metrica_hub.web.events import Events
@@ -95,6 +104,7 @@ class Store:
 
     states: list[DeviceState] = field(default_factory=list[DeviceState])
     rows: list[EventRow] = field(default_factory=list[EventRow])
+    runs: dict[str, Running] = field(default_factory=dict[str, Running])
 
     async def answers(self) -> None:
         """It always does."""
@@ -105,6 +115,9 @@ class Store:
 
     async def device(self, device: str) -> DeviceState | None:
         return next((one for one in self.states if one.device == device), None)
+
+    async def running(self, device: str) -> Running | None:
+        return self.runs.get(device)
 
     async def events(self, *, device: str | None, before: int, limit: int, kind: str | None = None) -> list[EventRow]:
         found = [one for one in self.rows if one.cursor < before and device in {None, one.device}]

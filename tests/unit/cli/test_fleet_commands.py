@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import socket
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from aiohttp import web
@@ -12,7 +12,8 @@ from tests.unit.cli.hubs import BAD, Store, device, event, hub_that_says, hub_wi
 
 from metrica_cli.fleet import device_rows
 from metrica_cli.look import Look
-from metrica_hub.decisions.fleet_state import Claimant
+from metrica_fleet.messages import Service
+from metrica_hub.decisions.fleet_state import Claimant, Running
 
 WORDS = "no workload is to run, by ada, stop order 7: smoke"
 
@@ -54,7 +55,8 @@ async def test_json_is_the_hubs_own_json(capsys: pytest.CaptureFixture[str]) -> 
     assert [item["device"] for item in listed["items"]] == ["pi-01", "pi-02", "pi-03", "pi-04"]
     assert listed["next"] is None
     aged = "last_heard_ago_s"  # of the answer, not of the device
-    assert {**listed["items"][0], aged: None} == {**one, aged: None}
+    runs = {"services": None, "services_at": None, "services_untold": 0, "engine_answers": None}
+    assert {**listed["items"][0], **runs, aged: None} == {**one, aged: None}
     assert one["vitals"]["disk_free_bytes"] == 3 * 1024**3
 
 
@@ -99,6 +101,28 @@ async def test_one_device_is_shown_with_why_and_its_last_events(capsys: pytest.C
     assert heads.split() == ["AGE", "KIND", "REASON", "COMMIT", "MESSAGE"]
     assert len(rows) == 10
     assert rows[0].split(maxsplit=4) == ["1d6h", "release.confirmed", "-", "1f1f1f1f", "number 39 and  [31mred"]
+
+
+async def test_one_device_is_shown_with_what_runs_on_it(capsys: pytest.CaptureFixture[str]) -> None:
+    since = datetime.now(UTC) - timedelta(hours=5, minutes=30)
+    services = (
+        Service(name="init", state="done", exit_code=0, image="example.org/init:1"),
+        Service(name="recorder", state="restarting", exit_code=3, restarts=41, containers=2, image="example.org/rec:2"),
+        Service(name="web", state="running", health="healthy", image="example.org/web:1", image_id="abab", since=since),
+    )
+    running = Running(services=services, services_at=since, services_untold=1, engine_answers=False)
+    async with hub_with(Store(states=[device("pi-02")], runs={"pi-02": running})) as address:
+        assert await metrica("device", "pi-02", "--hub", address, "--color", "never") == 0
+        facts, table = capsys.readouterr().out.rstrip().split("\n\n")
+        assert await metrica("device", "pi-02", "--hub", address, "-o", "json") == 0
+        assert [one["restarts"] for one in json.loads(capsys.readouterr().out)["services"]] == [0, 41, 0]
+    assert "the container engine does not answer; as they were 5h ago; 1 more than are listed" in facts
+    assert [re.split(r"\s{2,}", line) for line in table.splitlines()] == [
+        ["SERVICE", "STATE", "HEALTH", "RESTARTS", "SINCE", "IMAGE"],
+        ["init", "✔ done", "-", "0", "-", "example.org/init:1"],
+        ["recorder (2)", "↺ restarting (3)", "-", "41", "-", "example.org/rec:2"],
+        ["web", "running", "healthy", "0", "5h", "example.org/web:1", "abab"],
+    ]
 
 
 async def test_events_may_be_those_of_one_device(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -11,8 +12,9 @@ from tests.unit.fleet.wire import MESSAGES, said
 
 from metrica_fleet.codec import MAX_PAYLOAD_BYTES, decode, encode
 from metrica_fleet.errors import Unusable
-from metrica_fleet.messages import Message, Presence
-from metrica_fleet.topics import CHANNELS, PRESENCE, RECORDS, STATUS, STORED, Channel
+from metrica_fleet.identity import DeviceId
+from metrica_fleet.messages import MOST_SERVICES, Message, Presence, Service, Services
+from metrica_fleet.topics import CHANNELS, PRESENCE, RECORDS, SERVICES, STATUS, STORED, Channel
 
 REASONS = {"too-large", "missing-field", "wrong-type", "not-json", "not-signed"}
 
@@ -141,3 +143,32 @@ def test_a_message_is_written_without_white_space_and_with_null_for_unknown() ->
     assert encode(presence) == (
         b'{"device":"pi-01","state":"online","reason":"connected","boot_id":"b","connection":7,"agent_version":"0.1.0"}'
     )
+
+
+def test_as_many_services_as_are_told_fit_a_message_with_the_longest_names() -> None:
+    longest = Service(
+        name="\N{SNOWMAN}" * 128,
+        state="x" * 80,
+        health="x" * 80,
+        exit_code=-(2**53) + 1,
+        restarts=2**53 - 1,
+        containers=2**53 - 1,
+        image="i" * 256,
+        image_id="i" * 64,
+        since=datetime(2027, 3, 1, 1, 1, 1, 999999, tzinfo=UTC),
+    )
+    most = Services(
+        device=DeviceId("d" * 63),
+        at=None,
+        boot_id="b" * 36,
+        uptime_s=1.0,
+        services=(longest,) * MOST_SERVICES,
+        untold=2**53 - 1,
+    )
+    assert decode(SERVICES, encode(most)) == most
+    with pytest.raises(Unusable) as caught:
+        decode(
+            SERVICES,
+            encode(msgspec.structs.replace(most, services=(Service(name="", state="x"),) * (MOST_SERVICES + 1))),
+        )
+    assert caught.value.reason == "wrong-type"

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from hypothesis import strategies as st
 
-from metrica_fleet.messages import Answer, Head, Message, Presence, Refusal, Status, Stored
+from metrica_fleet.messages import Answer, Head, Message, Presence, Refusal, Service, Services, Status, Stored
 from metrica_fleet.records import Event, Heartbeat, Mode, Phase, Vitals
 from metrica_fleet.signed import Signed
 from metrica_fleet.topics import (
@@ -16,6 +16,7 @@ from metrica_fleet.topics import (
     HEAD,
     PRESENCE,
     RECORDS,
+    SERVICES,
     STATUS,
     STOP,
     STORED,
@@ -86,6 +87,30 @@ STATUSES = st.builds(
     last_seq=NUMBERS,
     vitals=VITALS,
 )
+SERVICES_SAID = st.builds(
+    Services,
+    device=NAMES,
+    at=INSTANTS,
+    boot_id=TEXTS,
+    uptime_s=SECONDS,
+    engine_answers=st.booleans(),
+    services=st.lists(
+        st.builds(
+            Service,
+            name=TEXTS,
+            state=SLUGS,
+            health=st.none() | SLUGS,
+            exit_code=st.none() | st.integers(-(2**53) + 1, 2**53 - 1),
+            restarts=NUMBERS,
+            containers=NUMBERS,
+            image=TEXTS,
+            image_id=TEXTS,
+            since=INSTANTS,
+        ),
+        max_size=3,
+    ).map(tuple),
+    untold=NUMBERS,
+)
 HEARTBEATS = st.builds(
     Heartbeat,
     stream=STREAMS,
@@ -135,6 +160,7 @@ SIGNED = st.builds(
 MESSAGES: dict[Channel, st.SearchStrategy[Message]] = {
     PRESENCE: PRESENCES,
     STATUS: STATUSES,
+    SERVICES: SERVICES_SAID,
     RECORDS: HEARTBEATS | EVENTS,
     STORED: st.builds(Stored, streams=st.dictionaries(STREAMS, NUMBERS, max_size=3)),
     HEAD: st.builds(Head, branch=TEXTS, commit=COMMITS, number=NUMBERS),

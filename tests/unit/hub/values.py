@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from metrica_fleet.codec import encode
 from metrica_fleet.identity import DeviceId, FleetId, StreamId
-from metrica_fleet.messages import Presence, Status
+from metrica_fleet.messages import Presence, Service, Services, Status
 from metrica_fleet.records import Event, Heartbeat, Record, Vitals
 from metrica_fleet.topics import RECORDS, Address, Channel, topic_of
 from metrica_hub.decisions.fleet_state import DeviceState, EventRow
@@ -74,6 +74,12 @@ def status(*, mode: str = "steady", uptime_s: float = 1.0, boot: str = "boot", d
     )
 
 
+def services(*states: str, uptime_s: float = 1.0, boot: str = "boot", device: DeviceId = PI) -> Services:
+    """What runs: services that are called by their place, each in one of ``states``."""
+    them = tuple(Service(name=str(place), state=state) for place, state in enumerate(states))
+    return Services(device=device, at=None, boot_id=boot, uptime_s=uptime_s, services=them)
+
+
 def presence(state: str, connection: int, *, boot: str = "boot") -> Presence:
     """A presence."""
     return Presence(
@@ -87,7 +93,7 @@ def presence(state: str, connection: int, *, boot: str = "boot") -> Presence:
 
 
 def said(
-    message: Record | Status | Presence, *, device: DeviceId = PI, seconds: float = 0, replayed: bool = False
+    message: Record | Status | Services | Presence, *, device: DeviceId = PI, seconds: float = 0, replayed: bool = False
 ) -> Said:
     """A message, understood."""
     return Said(

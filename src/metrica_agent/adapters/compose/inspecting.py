@@ -24,7 +24,9 @@ FIELDS: Final = (
     '"restarts":{{json .RestartCount}},'
     '"started_at":{{json .State.StartedAt}},'
     f'"inputs":{{{{json (index .Config.Labels "{INPUTS_LABEL}")}}}},'
+    '"finished_at":{{json .State.FinishedAt}},'
     '"image_id":{{json .Image}},'
+    '"image":{{json .Config.Image}},'
     '"mounts":{{json .Mounts}},"networks":{{json .NetworkSettings.Networks}},"host":{{json .HostConfig}}}'
 )
 """A line of JSON a container."""
@@ -43,7 +45,9 @@ class _Row(msgspec.Struct, frozen=True):
     restarts: int
     started_at: str
     inputs: str | None
+    finished_at: str
     image_id: str
+    image: str
     mounts: list[traits.Mount]
     networks: dict[str, Any] | None
     host: traits.Host
@@ -64,5 +68,7 @@ def container(line: str) -> Container:
         restarts=row.restarts,
         started_at=row.started_at,
         inputs=row.inputs or "",
+        finished_at=row.finished_at,
         image_id=row.image_id,
+        image=row.image,
     )

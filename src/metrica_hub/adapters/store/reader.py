@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from metrica_fleet.identity import StreamId
+from metrica_fleet.messages import Service
 from metrica_fleet.records import Scalar, Vitals
 from metrica_hub.adapters.store.pool import borrowed
 from metrica_hub.adapters.store.queries import statement
@@ -19,6 +20,7 @@ from metrica_hub.decisions.fleet_state import (
     DeviceState,
     EventRow,
     Refused,
+    Running,
     Selection,
     VitalsPoint,
     connection_of,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from metrica_hub.adapters.store.pool import Pool, Row
 
 _DEVICES: Final = "SELECT * FROM devices"
+_SERVICES: Final = "SELECT * FROM services WHERE device = $1"
 _EVENTS: Final = "SELECT * FROM events"
 _LATEST_STREAMS: Final = """
 SELECT DISTINCT ON (device) device, stream, stored_seq FROM streams
@@ -55,6 +58,7 @@ GROUP BY device, kind
 """
 
 _DETAIL: Final = msgspec.json.Decoder(dict[str, Scalar])
+_RUNNING: Final = msgspec.json.Decoder(tuple[Service, ...])
 _CLAIMANTS: Final = msgspec.json.Decoder(tuple[Claimant, ...])
 
 
@@ -84,6 +88,11 @@ class Reader:
         """Return one device."""
         found = _devices(await self._fetch(f"{_DEVICES} WHERE device = $1", device))
         return found[0] if found else None
+
+    async def running(self, device: str) -> Running | None:
+        """Return what runs on a device, as it said last; ``None``: it never did."""
+        found = await self._fetch(_SERVICES, device)
+        return _running(found[0]) if found else None
 
     async def events(self, *, device: str | None, before: int, limit: int, kind: str | None = None) -> list[EventRow]:
         """Return up to ``limit`` events older than the cursor ``before``, newest first.
@@ -189,6 +198,15 @@ def _device(row: Row) -> DeviceState:
         agent_reason=row["agent_reason"],
         agent_message=row["agent_message"] or "",
         change=row["change"],
+    )
+
+
+def _running(row: Row) -> Running:
+    return Running(
+        services=_RUNNING.decode(row["services"]),
+        services_at=_to_ms(row["received_at"]) or row["received_at"],
+        services_untold=row["untold"],
+        engine_answers=row["engine_answers"],
     )
 
 

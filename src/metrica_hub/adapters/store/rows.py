@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from metrica_hub.decisions.coverage import Coverage
     from metrica_hub.decisions.fleet_state import StreamKey
     from metrica_hub.decisions.intake import DeadLetter
-    from metrica_hub.decisions.plan import Covered, NewEvent, NewHeartbeat, NewPresence, NewStatus, Writes
+    from metrica_hub.decisions.plan import Covered, NewEvent, NewHeartbeat, NewPresence, NewServices, NewStatus, Writes
 
 Row = tuple[Any, ...]
 Fields = dict[str, Any]
@@ -111,6 +111,13 @@ def presence_row(new: NewPresence) -> Row:
         said.agent_version,
         new.word.replayed,
     )
+
+
+def services_row(new: NewServices) -> Row:
+    """Return the parameters that put what runs on a device."""
+    said = new.said
+    services = msgspec.json.encode(said.services).decode()
+    return new.device, new.at, said.boot_id, said.uptime_s, said.engine_answers, services, said.untold
 
 
 def batch_document(writes: Writes, was: Mapping[StreamKey, Coverage], *, heartbeats: bool) -> str:

@@ -27,6 +27,7 @@ from metrica_hub.adapters.store.rows import (
     event_row,
     heartbeat_row,
     presence_row,
+    services_row,
 )
 from metrica_hub.decisions.coverage import Coverage, from_words
 
@@ -60,6 +61,7 @@ class Writer:
         self._get_coverage = statement("get_coverage")
         self._put_events = statement("put_events")
         self._put_presence = statement("put_presence")
+        self._put_services = statement("put_services")
         self._put_dead_letters = statement("put_dead_letters")
         self._put_head = statement("put_head")
 
@@ -110,7 +112,9 @@ class Writer:
 
     def _is_common(self, writes: Writes) -> bool:
         """Whether ``writes`` has nothing that needs a statement of its own."""
-        if writes.presences or writes.events or writes.dead_letters or len(writes.heartbeats) >= COPY_FROM:
+        if writes.presences or writes.services or writes.events or writes.dead_letters:
+            return False
+        if len(writes.heartbeats) >= COPY_FROM:
             return False
         now = self._memory.now()
         return now is not None and (not writes.heartbeats or self._partitions.has(HOLDING[0], now, now + _AHEAD))
@@ -153,6 +157,8 @@ class Writer:
                 await self._partitions.have(connection, table, stored_at)
         if writes.presences:
             await connection.executemany(self._put_presence, map(presence_row, writes.presences))
+        if writes.services:
+            await connection.executemany(self._put_services, map(services_row, writes.services))
         if events:
             await connection.execute(self._put_events, *columns_of(events))
         if letters:

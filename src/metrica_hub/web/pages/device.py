@@ -1,4 +1,4 @@
-"""The page of a device: how it is, what happened to each release and why, what the machine was like, every event."""
+"""The page of a device: how it is, what runs, what became of each release and why, what it was like, every event."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from metrica_hub.web.cursors import NEWEST, device_of, only
 from metrica_hub.web.pages.plots import HEIGHT, WIDTH, marks_of, plots_of
 from metrica_hub.web.pages.timeline import timeline_of
 from metrica_hub.web.routing import Route
-from metrica_hub.web.views import Word, view_of
+from metrica_hub.web.views import Word, service_word, view_of
 from metrica_hub.web.vitals import SPANS, span_of
 
 if TYPE_CHECKING:
@@ -115,11 +115,14 @@ class DevicePage:
     async def _made(self, device: DeviceState, span: Span) -> dict[str, str]:
         events = await self._reads.events(device=device.device, before=NEWEST, limit=_EVENTS)
         history = await self._vitals.of(device.device, span)
+        running = await self._reads.running(device.device)
+        services = [(one, service_word(one)) for one in running.services] if running is not None else []
         view = view_of(device)
         part = self._frame.part
         return {
             "device-head": part("device-head.html", device=view, state=device, grafana=self._frame.grafana),
             "device-timeline": part("device-timeline.html", entries=timeline_of(events[::-1])),
+            "device-services": part("device-services.html", running=running, services=services),
             "device-vitals": part(
                 "device-vitals.html",
                 device=view,

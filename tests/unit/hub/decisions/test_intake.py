@@ -5,18 +5,23 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.hub.values import FLEET, PI, START, STREAM, arrival, delivery, event, presence, said, status
+from tests.unit.hub.values import FLEET, PI, START, STREAM, arrival, delivery, event, presence, said, services, status
 
 from metrica_fleet.codec import encode
 from metrica_fleet.errors import Unusable
 from metrica_fleet.messages import Head
-from metrica_fleet.topics import HEAD, PRESENCE, RECORDS, STATUS, STORED, Channel
+from metrica_fleet.topics import HEAD, PRESENCE, RECORDS, SERVICES, STATUS, STORED, Channel
 from metrica_hub.decisions.intake import DeadLetter, Envelope, Said, key_of, read, set_aside
 
 
 @pytest.mark.parametrize(
     ("channel", "message"),
-    [(RECORDS, event(1, message="\\u0000 is text here")), (STATUS, status()), (PRESENCE, presence("online", 1))],
+    [
+        (RECORDS, event(1, message="\\u0000 is text here")),
+        (STATUS, status()),
+        (SERVICES, services("running")),
+        (PRESENCE, presence("online", 1)),
+    ],
 )
 def test_what_is_well_said_is_understood(channel: Channel, message: object) -> None:
     understood = arrival(encode(message), channel=channel)  # pyright: ignore[reportArgumentType]
@@ -61,10 +66,11 @@ def test_a_record_that_the_database_refuses_keeps_its_number_and_its_bytes() -> 
     refused = said(event(7, prev=3))
     letter = set_aside(refused, Unusable("out of range", reason="unstorable"))
     assert (letter.number, letter.payload) == (Envelope(stream=STREAM, seq=7, prev=3), refused.payload)
-    assert set_aside(said(status()), Unusable("x", reason="unstorable")).number is None
+    for message in (status(), services("running")):
+        assert set_aside(said(message), Unusable("x", reason="unstorable")).number is None
 
 
-@given(st.binary(max_size=300), st.sampled_from([RECORDS, STATUS, PRESENCE]))
+@given(st.binary(max_size=300), st.sampled_from([RECORDS, STATUS, SERVICES, PRESENCE]))
 def test_no_bytes_at_all_raise(payload: bytes, channel: Channel) -> None:
     understood = read(delivery(payload, channel=channel), FLEET, START)
     assert understood.payload == payload

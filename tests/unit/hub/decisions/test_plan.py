@@ -17,6 +17,7 @@ from tests.unit.hub.values import (
     heartbeat,
     presence,
     said,
+    services,
     status,
 )
 
@@ -138,6 +139,25 @@ def test_vitals_of_a_heartbeat_alone_may_be_of_an_earlier_boot() -> None:
 def test_a_status_of_another_boot_is_newer_because_it_came_later() -> None:
     writes = plan([said(status(uptime_s=900)), said(status(mode="held", uptime_s=3, boot="next"))], {})
     assert [new.status.mode for new in writes.statuses] == ["held"]
+
+
+def test_the_newest_word_of_what_runs_is_kept_of_each_device() -> None:
+    other = DeviceId("pi-02")
+    writes = plan(
+        [
+            said(services("exited", device=other, uptime_s=3), device=other),
+            said(services("running", uptime_s=7)),
+            said(services("exited", uptime_s=6)),
+        ],
+        {},
+    )
+    assert [(new.device, new.said.services[0].state) for new in writes.services] == [
+        (PI, "running"),
+        (other, "exited"),
+    ]
+    assert [one.device for one in writes.heard] == [PI, other]
+    (next_boot,) = plan([said(services("running", uptime_s=900)), said(services("dead", boot="next"))], {}).services
+    assert next_boot.said.boot_id == "next"
 
 
 def test_a_late_will_does_not_prevail_within_a_batch() -> None:

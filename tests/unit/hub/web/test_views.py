@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from tests.unit.hub.values import START, device_state
 
+from metrica_fleet.messages import Service
 from metrica_fleet.records import Vitals
 from metrica_hub.decisions.fleet_state import Claimant, DeviceState, Refused
-from metrica_hub.web.views import COUNTERS, SHOWN, counts_of, needs_attention, view_of
+from metrica_hub.web.views import COUNTERS, SHOWN, counts_of, needs_attention, service_word, view_of
 
 OFFLINE = device_state(device="b-off", connection="offline")
 TRIAL = device_state(device="c-trial", mode="trial", phase="trial", wanted_commit="e" * 40)
@@ -48,6 +49,29 @@ SAFE = device_state(device="e-safe", mode="safe", phase="refused")
 def test_the_words(device: DeviceState, word: str, shown: tuple[str, ...], why: str) -> None:
     view = view_of(device)
     assert (view.deployment.word, view.shown, view.why) == (word, shown, why)
+
+
+@pytest.mark.parametrize(
+    ("service", "word", "tone"),
+    [
+        (Service(name="web", state="running"), "running", "good"),
+        (Service(name="web", state="running", health="healthy"), "healthy", "good"),
+        (Service(name="web", state="running", health="unhealthy"), "unhealthy", "bad"),
+        (Service(name="web", state="running", health="starting"), "starting", "busy"),
+        (Service(name="web", state="paused", health="healthy"), "paused", "warn"),
+        (Service(name="web", state="exited", exit_code=137), "stopped, exit code 137", "bad"),
+        (Service(name="web", state="exited", exit_code=0), "stopped", "bad"),
+        (Service(name="web", state="restarting", exit_code=1), "restarting, exit code 1", "bad"),
+        (Service(name="web", state="resting", exit_code=143), "resting, to spare the machine", "warn"),
+        (Service(name="web", state="missing", containers=0), "has no container", "bad"),
+        (Service(name="init", state="done", exit_code=0), "done", "good"),
+        (Service(name="web", state="made-up"), "made-up", "off"),
+    ],
+)
+def test_how_a_service_is_is_said_by_its_check_or_by_what_it_ended_with(service: Service, word: str, tone: str) -> None:
+    found = service_word(service)
+    assert (found.word, found.tone) == (word, tone)
+    assert found.shape
 
 
 def test_problems_come_first_and_are_counted() -> None:
