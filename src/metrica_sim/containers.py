@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, Literal, cast
 
@@ -227,6 +228,7 @@ class Life:
             self._pause_s = min(2 * self._pause_s, PAUSE_LAST_S)
         else:
             self.state, self._until_s = State.EXITED, None
+        self._since_s = at_s
 
     def next_change_s(self, now_s: float) -> float | None:
         """Return when something about it changes next by itself."""
@@ -246,8 +248,9 @@ class Life:
             return "healthy"
         return "unhealthy" if healthy_s == float("inf") and age_s >= unhealthy_s else "starting"
 
-    def seen(self, now_s: float) -> Container:
-        """Return it as the engine tells it."""
+    def seen(self, now_s: float, began: datetime | None = None) -> Container:
+        """Return it as the engine tells it; ``began``: what the time was when the clock began, where anybody knew."""
+        has_ended = self.state in {State.EXITED, State.RESTARTING}
         return Container(
             id=self.id,
             service=self.service,
@@ -255,10 +258,18 @@ class Life:
             health=self.health(now_s),
             exit_code=0 if self.state is State.RUNNING else self.exit_code,
             restarts=self.restarts,
-            started_at="" if self._started_s is None else f"{self._started_s:.6f}",
+            started_at=_instant(self._started_s, began),
+            finished_at=_instant(self._since_s if has_ended else None, began),
             inputs=self.inputs,
             image_id=self.traits[IMAGE],
+            image=str(self.model.get("image", "")),
             name=self.id,
             traits=dict(self.traits),
             foreign=self.foreign,
         )
+
+
+def _instant(at_s: float | None, began: datetime | None) -> str:
+    if at_s is None:
+        return ""
+    return f"{at_s:.6f}" if began is None else (began + timedelta(seconds=at_s)).isoformat()

@@ -7,6 +7,7 @@ import random
 import shutil
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -67,7 +68,8 @@ class SimulatedDevice:
     crashes: int = 0
 
     def __post_init__(self) -> None:
-        self.engine = SimulatedEngine(PROJECT, self.clock.now_s, name=str(self.id))
+        began = datetime.now(UTC) - timedelta(seconds=self.clock.now_s())
+        self.engine = SimulatedEngine(PROJECT, self.clock.now_s, name=str(self.id), began=began)
 
     @property
     def folder(self) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -34,9 +35,13 @@ WRITTEN: Final = 50
 class SimulatedEngine:
     """The engine of one simulated machine, for one project."""
 
-    def __init__(self, project: str, now_s: Callable[[], float], *, name: str = "sim") -> None:
+    def __init__(
+        self, project: str, now_s: Callable[[], float], *, name: str = "sim", began: datetime | None = None
+    ) -> None:
+        """``began``: what the time was when ``now_s`` was 0, where containers are to say when they started."""
         self._project = project
         self._now_s = now_s
+        self._began = began
         self._name = name
         self._lives: list[Life] = []
         self._made = 0
@@ -214,7 +219,7 @@ class SimulatedEngine:
         """Return every container, running or not."""
         await self._answer()
         now_s = self._advanced()
-        return tuple(life.seen(now_s) for life in self._lives)
+        return tuple(life.seen(now_s, self._began) for life in self._lives)
 
     async def mounted(self) -> frozenset[str]:
         """Return the host paths that the containers are made to mount."""

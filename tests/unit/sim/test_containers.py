@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -84,6 +85,16 @@ def test_one_that_has_ended_says_when_it_was_started_as_docker_does() -> None:
     running, ended = seen(one, 0.3), seen(one, 10)
     assert (running.state, ended.state) == ("running", "exited")
     assert ended.started_at == running.started_at != ""
+
+
+def test_when_it_started_and_ended_is_a_time_where_the_clock_has_one() -> None:
+    one, began = life("dies-after:20", restart="no"), datetime(2027, 3, 1, tzinfo=UTC)
+    one.advance(10)
+    running = one.seen(10, began)
+    one.advance(30)
+    ended = one.seen(30, began)
+    assert (running.started_at, running.finished_at) == ("2027-03-01T00:00:00.200000+00:00", "")
+    assert (ended.started_at, ended.finished_at) == (running.started_at, "2027-03-01T00:00:20.200000+00:00")
 
 
 def test_on_failure_gives_up_after_its_tries() -> None:
