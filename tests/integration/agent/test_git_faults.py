@@ -401,6 +401,11 @@ async def test_an_object_that_is_damaged_in_a_pack_that_is_well_is_found_and_fet
     assert await mirror.read(fleet.head(), ["fleet.toml"]) == {"fleet.toml": b"1"}
 
 
+async def test_leftovers_that_can_not_be_looked_for_are_a_trouble_of_the_disk(tmp_path: Path, make: Make) -> None:
+    async with raises("disk-failed"):
+        await make(tmp_path / "gone" / "mirror.git").clear_leftovers()
+
+
 async def test_while_another_process_holds_the_mirror_it_is_left_alone(
     server: GitHttpServer, fleet: Repository, tmp_path: Path, make: Make
 ) -> None:

@@ -90,6 +90,19 @@ def test_what_a_death_left_of_a_reserve_that_was_given_up_is_made_whole(disk: Sm
 # --- the ledger ------------------------------------------------------------------------------------------------
 
 
+async def test_a_ledger_whose_watermark_finds_no_room_closes_and_tells_a_little_again(disk: SmallDisk) -> None:
+    ledger = await Ledger.open(disk.path / "agent.sqlite")
+    await ledger.linked()
+    (seq,) = await ledger.record(STAMP, sayings=[talk(1)])
+    await ledger.forget(ledger.stream, seq)
+    disk.fill()
+    await ledger.close()
+    disk.empty()
+    again = await Ledger.open(disk.path / "agent.sqlite")
+    assert [record.seq for record in await again.unsent(0, 9)] == [seq]
+    await again.close()
+
+
 async def fill_up(ledger: Ledger, said: list[int]) -> None:
     for _ in range(10_000):
         said += await ledger.record(STAMP, sayings=(talk(len(said)),))
