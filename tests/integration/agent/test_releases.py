@@ -190,6 +190,29 @@ async def test_a_power_cut_at_any_operation_leaves_the_release_whole_or_not_ther
         assert await again.clear_leftovers() == ()
 
 
+async def test_no_room_at_any_operation_leaves_nothing_behind_and_the_next_try_succeeds(tmp_path: Path) -> None:
+    async def made(releases: Releases) -> Release:
+        release = await publish(releases, FILES)
+        await releases.keep_spare(release.digest)
+        return release
+
+    everything = Fuse()
+    await made(Releases(tmp_path / "all", at=everything))
+    removing = [number for number, name in enumerate(everything.names, start=1) if name.endswith(":remove")]
+    for number in range(1, len(everything.names) + 1):
+        if number in removing:
+            continue  # a full disk is no reason for it to fail
+        fuse = Fuse()
+        fuse.breaks_at, fuse.error = number, OSError(errno.ENOSPC, "No space left on device")
+        releases = Releases(tmp_path / f"{number}", at=fuse)
+        with pytest.raises(NotNow) as trouble:
+            await made(releases)
+        assert trouble.value.reason == "disk-full"
+        assert list((tmp_path / f"{number}").glob("incoming/*")) == [], everything.names[number - 1]
+        release = await made(releases)
+        assert await releases.verify(release.digest) == ()
+
+
 async def test_a_power_cut_while_switching_leaves_the_old_or_the_new_one_current(tmp_path: Path) -> None:
     fuse = Fuse()
     releases = Releases(tmp_path, at=fuse)
