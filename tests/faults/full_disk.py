@@ -113,7 +113,8 @@ class Tally:
 
     def line(self) -> str:
         """Return where it stands."""
-        ways = ", ".join(f"{way} {self.reached[way, False]} + {self.reached[way, True]}" for way in Way)
+        known = [way for way in Way if self.reached[way, False] or self.reached[way, True]]
+        ways = ", ".join(f"{way} {self.reached[way, False]} + {self.reached[way, True]}" for way in known)
         seconds, where = self.slowest
         return (
             f"{self.reached.total()} operations without room (once + until there is some: {ways}),"

@@ -44,7 +44,7 @@ LOOK_S, DWELL_S = 0.3, 1.0
 SIZE_MIB: Final = 256
 PATIENT_S: Final = 90
 STRIDES: Final = {
-    Way.FIRST: 60,
+    Way.FIRST: 120,
     Way.UPDATE: 35,
     Way.ROLLBACK: 60,
     Way.INTO_SAFE_MODE: 20,
@@ -52,7 +52,7 @@ STRIDES: Final = {
     Way.START: 20,
     Way.STOP: 8,
 }
-"""About a quarter of the operations of each that need room: so many of each are visited at once."""
+"""Every so many-th operation that needs room is visited, twice: some four of each way."""
 
 
 @pytest.fixture(scope="module")
