@@ -105,9 +105,10 @@ def _answers(responses: Json) -> str:
     status = next(code for code in responses if code.startswith("2"))
     good = responses[status]
     said = f"Answers {status}" + (f" with {_content(good['content'])}" if "content" in good else "")
-    problems = [code for code in responses if code not in {status, "304"}]
+    problems = [code for code in responses if code not in {status, "204", "304"}]
     versioned = ", or 304 to an `If-None-Match`" if "304" in responses else ""
-    return f"{said}{versioned}." + (f" Problems: {', '.join(problems)}." if problems else "")
+    ended = ", or 204 where all of it was sent" if "204" in responses and status != "204" else ""
+    return f"{said}{versioned}{ended}." + (f" Problems: {', '.join(problems)}." if problems else "")
 
 
 def _described(schema: Json) -> str:

@@ -132,6 +132,7 @@ class CommandResource:
                 query=(SINCE,),
                 answers=str,
                 answers_as="text/event-stream",
+                ends=True,
             ),
             Route(
                 "GET",

@@ -155,6 +155,8 @@ def _responses(route: Route, kinds: _Kinds) -> Json:
     if route.status in {201, 202}:
         good["headers"]["Location"] = _header("where it is")
     responses: Json = {str(route.status): good}
+    if route.ends:
+        responses["204"] = {"description": "All of it was sent before: a browser comes back no more."}
     if route.versioned:
         responses["304"] = {"description": "The version that If-None-Match names is the one that is there."}
     content = {"application/problem+json": {"schema": kinds.of(Problem)}}

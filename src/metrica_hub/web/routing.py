@@ -49,6 +49,8 @@ class Route:
     """Which it has beside those that its role, its path and its body bring."""
     versioned: bool = False
     """Whether it knows ``If-None-Match``."""
+    ends: bool = False
+    """Whether it is a stream that ends: who has all of it and comes back is answered 204."""
     unnoted: bool = False
     """Whether a POST changes nothing, so that the trail need not have it."""
     shown_once: bool = False
