@@ -140,8 +140,10 @@ async def test_a_machine_that_burned_comes_back_and_devices_bring_what_the_archi
         beats = int(vps.execute("SELECT count(*) FROM heartbeats WHERE device = 'pi-01'"))
         await until(lambda: int(vps.execute("SELECT count(*) FROM heartbeats WHERE device = 'pi-01'")) > beats + 2)
         await asyncio.to_thread(vps.burns)
+        vps.root.chmod(0o755)  # on another machine the folders above are what they are there
         began_s = time.monotonic()
         report = await asyncio.to_thread(vps.restore)
+        assert vps.root.stat().st_mode & 0o777 == 0o755
         tell(f"a machine of which nothing was left was restored in {time.monotonic() - began_s:.1f} s")
         restored_in(report)
         assert (vps.files / "hub.toml").read_bytes() == key
