@@ -204,17 +204,30 @@ async def test_wal_that_does_not_leave_is_told_and_when_it_does_that_is_over(vps
         vps.repository.rename(away)
         vps.repository.touch()  # a file: nothing can be put below it
         put = f"test ! -e {folder}/%f && cp %p {folder}/.new && mv {folder}/.new {folder}/%f # pgbackrest"
-        with vps.set("archive_command", put):
-            segment = vps.execute("SELECT pg_walfile_name(pg_switch_wal())")
-            await asyncio.to_thread(vps.wait, (folder / segment).exists, "a piece of WAL waits")
-            long_ago_s = time.time() - 700
-            os.utime(folder / segment, (long_ago_s, long_ago_s))
-            await asyncio.to_thread(vps.wait, lambda: late(vps) == 1, "it is told that WAL waits")
-            assert "✘ WAL waits for the repository" in await asyncio.to_thread(vps.backup, "status", fails=True)
-            vps.repository.unlink()
-            away.rename(vps.repository)
-            await asyncio.to_thread(vps.wait, lambda: late(vps) == 0, "it has left")
-            assert not (folder / segment).exists()
+        try:
+            with vps.set("archive_command", put):
+                vps.execute("SELECT pg_logical_emit_message(true, 'test', 'a'); SELECT pg_switch_wal()")
+                await asyncio.to_thread(vps.wait, lambda: pieces(folder), "a piece of WAL waits")
+                long_ago_s = time.time() - 700
+                for piece in pieces(folder):
+                    os.utime(piece, (long_ago_s, long_ago_s))
+                await asyncio.to_thread(vps.wait, lambda: late(vps) == 1, "it is told that WAL waits")
+                assert "✘ WAL waits for the repository" in await asyncio.to_thread(vps.backup, "status", fails=True)
+                _mended(vps, away)
+                await asyncio.to_thread(vps.wait, lambda: late(vps) == 0, "it has left")
+                assert not pieces(folder)
+        finally:
+            _mended(vps, away)
+
+
+def _mended(vps: Machine, away: Path) -> None:
+    if away.exists():
+        vps.repository.unlink()
+        away.rename(vps.repository)
+
+
+def pieces(folder: Path) -> list[Path]:
+    return sorted(folder.glob("0*"))
 
 
 def late(vps: Machine) -> float | None:
