@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import TYPE_CHECKING, Final, TypeVar, assert_never
 
 import msgspec
 
@@ -21,10 +21,11 @@ from metrica_hub.decisions.intake import Arrival, DeadLetter, Said, key_of, numb
 from metrica_hub.decisions.presence import Word, prevails
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from metrica_hub.decisions.fleet_state import StreamKey
 
+_T = TypeVar("_T")
 
 NOTHING: Final = Coverage()
 
@@ -34,6 +35,9 @@ class Received(msgspec.Struct, frozen=True, gc=False):
 
     device: DeviceId
     at: datetime
+
+
+_New = TypeVar("_New", bound=Received)
 
 
 class NewHeartbeat(Received, frozen=True, gc=False):
@@ -117,12 +121,12 @@ def plan(batch: Sequence[Arrival], coverage: Mapping[StreamKey, Coverage]) -> Wr
     """Return what ``batch`` writes, given what the database has of its streams (none: nothing)."""
     sieve = _Sieve(coverage)
     kinds = _by_kind(arrival for arrival in batch if sieve.passes(arrival))
-    statuses = _newest_statuses(kinds.statuses)
+    statuses = _in_order(_newest(kinds.statuses, lambda new: new.status))
     return Writes(
         heartbeats=tuple(kinds.heartbeats),
         events=tuple(kinds.events),
         statuses=statuses,
-        services=_newest_services(kinds.services),
+        services=_in_order(_newest(kinds.services, lambda new: new.said)),
         presences=_prevailing(kinds.presences),
         vitals=_newest_vitals(statuses, kinds.heartbeats),
         heard=_heard(batch),
@@ -200,22 +204,14 @@ def _by_kind(batch: Iterable[Arrival]) -> _Kinds:
     return kinds
 
 
-def _newest_statuses(statuses: Iterable[NewStatus]) -> tuple[NewStatus, ...]:
-    newest: dict[DeviceId, NewStatus] = {}
-    for new in statuses:
+def _newest(news: Iterable[_New], said: Callable[[_New], Status | Services | Heartbeat]) -> dict[DeviceId, _New]:
+    """Return of each device the newest of ``news``, by what was ``said`` in it."""
+    newest: dict[DeviceId, _New] = {}
+    for new in news:
         held = newest.get(new.device)
-        if held is None or not _older(new.status, held.status):
+        if held is None or not _older(said(new), said(held)):
             newest[new.device] = new
-    return tuple(newest[device] for device in sorted(newest))
-
-
-def _newest_services(said: Iterable[NewServices]) -> tuple[NewServices, ...]:
-    newest: dict[DeviceId, NewServices] = {}
-    for new in said:
-        held = newest.get(new.device)
-        if held is None or not _older(new.said, held.said):
-            newest[new.device] = new
-    return tuple(newest[device] for device in sorted(newest))
+    return newest
 
 
 def _older(new: Status | Heartbeat | Services, held: Status | Heartbeat | Services) -> bool:
@@ -225,22 +221,13 @@ def _older(new: Status | Heartbeat | Services, held: Status | Heartbeat | Servic
 
 def _newest_vitals(statuses: Iterable[NewStatus], heartbeats: Iterable[NewHeartbeat]) -> tuple[NewVitals, ...]:
     newest = {new.device: _vitals(new, new.status, begins_boot=True) for new in statuses}
-    for new in _newest_heartbeats(heartbeats):
+    for new in _newest(heartbeats, lambda new: new.record).values():
         told = newest.get(new.device)
         if told is None:
             newest[new.device] = _vitals(new, new.record, begins_boot=False)
         elif told.boot_id == new.record.boot_id and told.uptime_s <= new.record.uptime_s:
             newest[new.device] = _vitals(new, new.record, begins_boot=True)
-    return tuple(newest[device] for device in sorted(newest))
-
-
-def _newest_heartbeats(heartbeats: Iterable[NewHeartbeat]) -> Iterable[NewHeartbeat]:
-    newest: dict[DeviceId, NewHeartbeat] = {}
-    for new in heartbeats:
-        held = newest.get(new.device)
-        if held is None or not _older(new.record, held.record):
-            newest[new.device] = new
-    return newest.values()
+    return _in_order(newest)
 
 
 def _vitals(new: Received, said: Status | Heartbeat, *, begins_boot: bool) -> NewVitals:
@@ -253,7 +240,12 @@ def _prevailing(presences: Iterable[NewPresence]) -> tuple[NewPresence, ...]:
         before = held.get(new.device)
         if before is None or prevails(new.word, before.word.presence):
             held[new.device] = new
-    return tuple(held[device] for device in sorted(held))
+    return _in_order(held)
+
+
+def _in_order(found: Mapping[DeviceId, _T]) -> tuple[_T, ...]:
+    """Return what was ``found`` of each device, ordered by its name."""
+    return tuple(found[device] for device in sorted(found))
 
 
 def _heard(batch: Sequence[Arrival]) -> tuple[Received, ...]:
