@@ -110,12 +110,16 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 MOST_SERVICES: Final = 50
 """So many are told of a device: with the longest names there are still fit a message."""
+SERVICE_CHARACTERS: Final = 128
+"""Of a service's name so many are told."""
+IMAGE_CHARACTERS: Final = 256
+"""And of its image's."""
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
     """One service of a device as its container engine tells it; of several containers the one that is worst off."""
 
-    name: Annotated[str, msgspec.Meta(max_length=128)]
+    name: Annotated[str, msgspec.Meta(max_length=SERVICE_CHARACTERS)]
     """As in the role's compose.yaml."""
     state: Slug
     """Docker's word, such as ``running``, ``restarting`` or ``exited``; or ``done``: it was to end, and ended well;
@@ -128,7 +132,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """How often the engine has started it again, of all its containers the most."""
     containers: Count = 1
     """How many there are."""
-    image: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    image: Annotated[str, msgspec.Meta(max_length=IMAGE_CHARACTERS)] = ""
     """Its name, with the digest where compose.yaml has one."""
     image_id: Annotated[str, msgspec.Meta(max_length=64)] = ""
     """How the id of what runs begins, as ``docker images`` shows it."""

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 from metrica_agent.decisions.pace import Pace
 from metrica_agent.decisions.value import Value
-from metrica_fleet.messages import MOST_SERVICES, Service
+from metrica_fleet.messages import IMAGE_CHARACTERS, MOST_SERVICES, SERVICE_CHARACTERS, Service
 
 if TYPE_CHECKING:
     from metrica_agent.decisions.world import Container, Release, Sample, ServicePlan
 
 PACE: Final = Pace(per_s=1 / 120, burst=30, tokens=30.0)
 """Enough for a person at work; of a service that crashes for ever every other minute is told, 720 times a day."""
-NAME_CHARACTERS: Final = 128
-IMAGE_CHARACTERS: Final = 256
 _ID_CHARACTERS: Final = 12
 _FIRST_YEAR: Final = 2020
 """A clock that says less was never set."""
@@ -66,11 +64,11 @@ def _service(name: str, plan: ServicePlan | None, containers: list[Container], r
     if not containers:
         image = plan.image if plan is not None else ""
         state = "resting" if rests else "missing"
-        return Service(name=name[:NAME_CHARACTERS], state=state, containers=0, image=image[:IMAGE_CHARACTERS])
+        return Service(name=name[:SERVICE_CHARACTERS], state=state, containers=0, image=image[:IMAGE_CHARACTERS])
     worst = min(containers, key=_rank)
     ended = worst.state in _ENDED
     return Service(
-        name=name[:NAME_CHARACTERS],
+        name=name[:SERVICE_CHARACTERS],
         state=_state(worst, plan, rests=rests),
         health=worst.health if worst.state in _UP else None,
         exit_code=worst.exit_code if ended else None,
