@@ -58,7 +58,10 @@ class StopStanding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole current state of a device, readable with ``mosquitto_sub``."""
+    """The whole current state of a device, readable with ``mosquitto_sub``.
+
+    Said on each connection, when it changed, and every ten minutes; while the hub lacks records, at each heartbeat.
+    """
 
     device: DeviceName
     """Its own id, as in the topic."""

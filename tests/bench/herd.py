@@ -30,6 +30,7 @@ import mqtt5
 import uvloop
 
 from metrica_agent.decisions.pace import Pace, take
+from metrica_agent.decisions.saying_status import Said, heeded
 from metrica_agent.tasks.report import Timing
 from metrica_agent.tasks.talk import UNSTORED
 from metrica_fleet.codec import decode, encode
@@ -83,6 +84,8 @@ class Device(asyncio.Protocol):
         self._failures = 0
         self._pace = Pace()
         self._sent = 0
+        self._beaten = 0
+        self._said: Said | None = None
         self._flying: deque[int] = deque()
         self._packet_id = 0
         self._rest = b""
@@ -119,7 +122,7 @@ class Device(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast("asyncio.Transport", transport)
         self._connections += 1
-        self._rest, self._sent = b"", self.stored
+        self._rest, self._sent, self._said = b"", self.stored, None
         self._flying.clear()
         will = mqtt5.Will(
             self._topics[PRESENCE],
@@ -192,6 +195,7 @@ class Device(asyncio.Protocol):
         if self.hushed:
             return
         self.last_seq += 1
+        self._beaten += 1
         self._say_status()
         self._fill()
         self._beats = self._loop.call_later(spread(self._heartbeat_s, random.random()), self._beat)
@@ -260,7 +264,11 @@ class Device(asyncio.Protocol):
             last_seq=self.last_seq,
             vitals=VITALS,
         )
-        self._publish(STATUS, encode(status), retain=True)
+        is_due, self._said = heeded(
+            self._said, status, beats=self._beaten, stored=self.stored, now_s=self._loop.time()
+        )
+        if is_due:
+            self._publish(STATUS, encode(status), retain=True)
 
     def _record(self, seq: int) -> bytes:
         return encode(

@@ -14,15 +14,15 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
-from msgspec import structs
 
 from metrica_agent.decisions.guarding import NETWORK_S
 from metrica_agent.decisions.outbox import Covered
 from metrica_agent.decisions.pace import take
+from metrica_agent.decisions.saying_status import Said, heeded
 from metrica_agent.decisions.world import Saying
 from metrica_fleet.errors import Unusable
-from metrica_fleet.messages import Answer, Head, Message, Presence, Status, Stored
-from metrica_fleet.records import Event, Record, Scalar, Vitals
+from metrica_fleet.messages import Answer, Head, Message, Presence, Stored
+from metrica_fleet.records import Event, Record, Scalar
 from metrica_fleet.retry import backed_off
 from metrica_fleet.signed import Signed
 from metrica_fleet.topics import (
@@ -110,7 +110,8 @@ class Talk:
         """Whether such an answer came since the watermark moved."""
         self._quiet_since_s = 0.0
         self._wait_s = task.timing.resend_base_s
-        self._told: tuple[Status, int] | None = None
+        self._said: Said | None = None
+        """What of the status was said over this connection."""
         self._shown: Shown | None = None
         """What of the services was said over this connection."""
         self._services_due_s: float | None = None
@@ -163,11 +164,14 @@ class Talk:
                 await self._task.wake.wait_until(min((one for one in due if one is not None), default=None))
 
     async def _say_status(self) -> None:
-        status = self._task.current_status()
-        told = (structs.replace(status, at=None, uptime_s=0.0, last_seq=0, vitals=Vitals()), self._task.beats)
-        if told != self._told:
+        task = self._task
+        status = task.current_status()
+        is_due, said = heeded(
+            self._said, status, beats=task.beats, stored=self._outbox.stored(), now_s=task.clock.now_s()
+        )
+        if is_due:
             await self._publish(STATUS, status)
-            self._told = told
+        self._said = said
 
     async def _say_services(self) -> None:
         """Say what runs when it changed: on each connection, and past a number of changes ever so often only."""
@@ -281,7 +285,7 @@ class Talk:
         """Send all that is still here, and tell that the hub had lost it."""
         had = self._outbox.stored()
         sent_again = await self._outbox.set_back()
-        self._lacks = self._behind = None
+        self._lacks = self._behind = self._said = None
         self._sent = self._outbox.stored()
         self._unstored.clear()
         self._is_answered()

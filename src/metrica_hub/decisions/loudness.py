@@ -1,6 +1,6 @@
 """Who says more than any device would: one client that floods the bus is to be found at once, by name.
 
-A device says two things at each heartbeat, and sends a backlog at no more than 20 records a second
+A device says two things at a heartbeat, at most, and sends a backlog at no more than 20 records a second
 (metrica_agent.decisions.pace).
 """
 

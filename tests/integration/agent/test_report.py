@@ -165,13 +165,27 @@ async def test_a_status_is_told_when_it_changes_and_not_otherwise(tmp_path: Path
         assert len(hub.statuses) == before + 1
 
 
-async def test_heartbeats_come_at_their_interval_each_with_a_status(tmp_path: Path, broker: Broker) -> None:
-    timing = structs.replace(QUICK, heartbeat_s=0.1)
+async def test_heartbeats_come_at_their_interval_and_no_status_repeats_them(tmp_path: Path, broker: Broker) -> None:
+    timing = structs.replace(QUICK, heartbeat_s=0.5)
     async with tiny_hub(broker.port) as hub, device(tmp_path, broker.port, timing=timing) as pi:
-        await until(lambda: len(hub.order) >= 5)
+        await until(lambda: pi.ledger.stored() >= 2)
+        before, beats = len(hub.statuses), pi.task.beats
+        await until(lambda: pi.ledger.stored() >= 8)
         assert not hub.said()
-        assert len(hub.statuses) >= 3
-        await until(lambda: pi.ledger.stored() >= 5)
+        assert pi.task.beats >= beats + 5
+        assert len(hub.statuses) <= before + 2, "one may meet a heartbeat on its way to the hub"
+
+
+async def test_a_hub_that_stores_nothing_hears_a_status_at_each_heartbeat(tmp_path: Path, broker: Broker) -> None:
+    timing = structs.replace(QUICK, heartbeat_s=0.1)
+    async with (
+        tiny_hub(broker.port) as hub,
+        device(tmp_path, broker.port, timing=timing) as pi,
+    ):
+        hub.silent = True
+        before = len(hub.statuses)
+        await until(lambda: len(hub.statuses) >= before + 10)
+        assert len({status.last_seq for status in hub.statuses[before:]}) >= 8, "each says how many records there are"
 
 
 async def test_a_device_that_spares_itself_beats_more_rarely_and_says_how_often(tmp_path: Path, broker: Broker) -> None:
