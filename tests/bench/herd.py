@@ -264,9 +264,7 @@ class Device(asyncio.Protocol):
             last_seq=self.last_seq,
             vitals=VITALS,
         )
-        is_due, self._said = heeded(
-            self._said, status, beats=self._beaten, stored=self.stored, now_s=self._loop.time()
-        )
+        is_due, self._said = heeded(self._said, status, beats=self._beaten, stored=self.stored, now_s=self._loop.time())
         if is_due:
             self._publish(STATUS, encode(status), retain=True)
 

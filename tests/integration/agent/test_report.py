@@ -180,7 +180,7 @@ async def test_a_hub_that_stores_nothing_hears_a_status_at_each_heartbeat(tmp_pa
     timing = structs.replace(QUICK, heartbeat_s=0.1)
     async with (
         tiny_hub(broker.port) as hub,
-        device(tmp_path, broker.port, timing=timing) as pi,
+        device(tmp_path, broker.port, timing=timing),
     ):
         hub.silent = True
         before = len(hub.statuses)
