@@ -2,6 +2,7 @@
 
 The hub prepares the text; what is signed is looked at here first, so that a hub that was broken into can have nothing
 signed but what was asked for. Without a hub (``--offline``) the order is made here, to be published by any MQTT client.
+A hub that was given a key for orders signs them itself (``--with-hub-key``), for the day when no own key is at hand.
 """
 
 from __future__ import annotations
@@ -68,6 +69,15 @@ Printed = Annotated[
 Offline = Annotated[
     bool, Parameter(name="--offline", negative=(), show_default=False, help="Ask no hub; as --print, with --fleet.")
 ]
+WithHubKey = Annotated[
+    bool,
+    Parameter(
+        name="--with-hub-key",
+        negative=(),
+        show_default=False,
+        help="Have the hub sign with the key for orders that it was given, if it was; none of yours is needed.",
+    ),
+]
 FleetName = Annotated[str | None, Parameter(name="--fleet", help="The fleet's name, for --offline.")]
 Number = Annotated[
     int | None, Parameter(name="--number", help="Of the order, for --offline; higher than the last. Else the time.")
@@ -83,6 +93,7 @@ def register(app: App) -> None:
         "metrica stop                                        what is stopped, and who has obeyed",
         'metrica stop freeze --reason "smoke in hall 3"      nothing changes any more, in the whole fleet',
         'metrica stop halt role:camera --reason "privacy"    no workload of a role runs',
+        'metrica stop halt --with-hub-key --reason "smoke"   without a key of yours, where the hub has one for orders',
         "metrica stop halt --offline --fleet home --reason x > order    for mosquitto_pub -q 1 -r -f order",
     )
     add(
@@ -100,6 +111,7 @@ def stop(
     *,
     reason: Annotated[str | None, Parameter(name="--reason", help="Why; everybody reads it, devices too.")] = None,
     key: Key = None,
+    with_hub_key: WithHubKey = False,
     yes: Yes = False,
     within: Within = "60s",
     printed: Printed = False,
@@ -119,17 +131,19 @@ def stop(
     if not reason:
         raise Trouble("a stop needs a reason", code=Exit.USAGE, advice=f'metrica stop {level} --reason "…"')
     wanted = Stop(level=Level(level), scope=_checked(scope), reason=reason)
+    how = _how(key, by_hub=with_hub_key, printed=printed, offline=offline)
     if offline:
         return _offline((wanted,), fleet, number, key)
     hub = at.there()
-    standing = _standing(hub)
-    order = _prepared(hub, {"level": level, "scope": scope, "reason": reason}, stopped(standing.stops, wanted))
+    standing = _standing(hub, how)
+    asked: Json = {"level": level, "scope": scope, "reason": reason}
+    order = _prepared(hub, asked, stopped(standing.stops, wanted))
     touched = [whom for whom in _fleet(hub) if applies(wanted, whom.whom)]
     effect = f"{count(len(touched), 'device')}, {sum(whom.online for whom in touched)} of them connected"
     undo = "metrica resume" if scope == _WHOLE else f"metrica resume {scope}"
     question = f"{level} {_of(scope, order.fleet)}: {_MEANS[wanted.level]}. {effect}. Undo: {undo}"
     agreed(question, yes=yes, word=order.fleet if scope == _WHOLE else None)
-    return _given(hub, order, key, printed=printed, within_s=seconds(within, "--within"))
+    return _given(hub, order, how, {**asked, "after": standing.number}, seconds(within, "--within"))
 
 
 def resume(
@@ -138,6 +152,7 @@ def resume(
     *,
     reason: Reason,
     key: Key = None,
+    with_hub_key: WithHubKey = False,
     yes: Yes = False,
     within: Within = "60s",
     printed: Printed = False,
@@ -147,24 +162,45 @@ def resume(
     at: At = HERE,
 ) -> Exit:
     """Lift a stop, by an order that your own SSH key signs; what is stopped by a file STOP in Git is lifted in Git."""
+    how = _how(key, by_hub=with_hub_key, printed=printed, offline=offline)
     if offline:
         if scope != "all":
             raise Trouble("--offline lifts everything", code=Exit.USAGE, why="what else is stopped is not known here")
         return _offline((), fleet, number, key)
     hub = at.there()
-    standing = _standing(hub)
+    standing = _standing(hub, how)
     if not standing.stops:
         raise Trouble("nothing is stopped by an order", code=Exit.NO, advice="metrica stop")
     kept = resumed(standing.stops, None if scope == "all" else _checked(scope))
     if len(kept) == len(standing.stops):
         known = ", ".join(one.scope for one in standing.stops)
         raise Trouble(f"{scope} is not stopped as such", code=Exit.NOT_FOUND, why=f"stopped are: {known}")
-    order = _prepared(hub, {"resume": scope, "reason": reason}, kept)
+    asked: Json = {"resume": scope, "reason": reason}
+    order = _prepared(hub, asked, kept)
     whoms = _fleet(hub)
     freed = [one for one in whoms if strongest(standing.stops, one.whom) and not strongest(kept, one.whom)]
     lifted = ", ".join(f"{one.level} of {one.scope}" for one in standing.stops if one not in kept)
     agreed(f"Lift {lifted}? {count(len(freed), 'device')} will go on.", yes=yes)
-    return _given(hub, order, key, printed=printed, within_s=seconds(within, "--within"))
+    return _given(hub, order, how, {**asked, "after": standing.number}, seconds(within, "--within"))
+
+
+# --- how it is signed -------------------------------------------------------------------------------------------
+
+
+class _How(NamedTuple):
+    """Who signs an order, and whether it is given."""
+
+    key: str | None
+    by_hub: bool
+    printed: bool
+
+
+def _how(key: str | None, *, by_hub: bool, printed: bool, offline: bool) -> _How:
+    own = [name for name, is_given in (("--key", key), ("--print", printed), ("--offline", offline)) if is_given]
+    if by_hub and own:
+        why = "the hub signs with its own key, and gives the order"
+        raise Trouble(f"--with-hub-key does not go with {own[0]}", code=Exit.USAGE, why=why)
+    return _How(key, by_hub, printed)
 
 
 # --- what stands ------------------------------------------------------------------------------------------------
@@ -195,8 +231,14 @@ class _Member(NamedTuple):
     online: bool
 
 
-def _standing(hub: Hub) -> _Standing:
-    return _read(hub.get("/stop").body)
+def _standing(hub: Hub, how: _How) -> _Standing:
+    """Return what stands. Raises Trouble: the hub is to sign, and has no key for that."""
+    standing = _read(hub.get("/stop").body)
+    if how.by_hub and not standing.body.get("hub_key"):
+        why = "nobody gave it one ([stop] key_file in hub.toml)"
+        advice = "without --with-hub-key, by your own key"
+        raise Trouble("the hub has no key for orders", code=Exit.NO, why=why, advice=advice)
+    return standing
 
 
 def _read(body: Json) -> _Standing:
@@ -292,17 +334,29 @@ def _prepared(hub: Hub, wanted: Json, stops: tuple[Stop, ...]) -> StopOrder:
     return order
 
 
-def _given(hub: Hub, order: StopOrder, key: str | None, *, printed: bool, within_s: float) -> Exit:
-    """Sign the order and give it; wait until all that are connected have obeyed."""
-    text = joined(signed(written(order), key, ORDERS)).decode()
-    if printed:
-        sys.stdout.write(text)
-        return Exit.OK
-    unjudged = hub.post("/orders", text).body.get("unjudged")
-    say(f"order {order.number} stands")
-    if unjudged:
+def _given(hub: Hub, order: StopOrder, how: _How, upon: Json, within_s: float) -> Exit:
+    """Sign the order and give it, or have the hub do so; wait until all that are connected have obeyed.
+
+    Args:
+        hub: the hub.
+        order: as it was prepared.
+        how: who signs.
+        upon: what was asked for, and ``after`` which order: what the hub signs, if it does.
+        within_s: how long to wait.
+    """
+    if how.by_hub:
+        accepted = hub.post("/stop/sign", upon).body
+    else:
+        text = joined(signed(written(order), how.key, ORDERS)).decode()
+        if how.printed:
+            sys.stdout.write(text)
+            return Exit.OK
+        accepted = hub.post("/orders", text).body
+    number = int(accepted.get("number") or order.number)
+    say(f"order {number} stands")
+    if unjudged := accepted.get("unjudged"):
         tell(f"whether its signer may was not found out at the hub: {clean(str(unjudged))}; each device judges")
-    code = asyncio.run(_obeyed(hub, order.number, within_s))
+    code = asyncio.run(_obeyed(hub, number, within_s))
     tell("next: metrica stop, and to lift it metrica resume" if order.stops else "next: metrica devices")
     return code
 

@@ -54,6 +54,8 @@ class Signer(msgspec.Struct, frozen=True, kw_only=True):
     """One line: a key, whose it is, and what it is good for."""
 
     principals: tuple[str, ...]
+    key: str
+    """Its type and itself, as in a ``.pub`` file."""
     namespaces: tuple[str, ...]
     """Patterns as OpenSSH has them; empty: any."""
     valid_after: str
@@ -120,10 +122,12 @@ def _signer(line: str, where: str) -> Signer:
         raise _unusable(
             where, f'"{key_type[:50]}" is no kind of key; write NAME [OPTIONS] TYPE KEY, TYPE one of {known}'
         )
-    _require_key(key_type, _word(_word(rest)[1])[0], where)
+    key = _word(_word(rest)[1])[0]
+    _require_key(key_type, key, where)
     said = _options(options, where)
     return Signer(
         principals=tuple(principals.strip('"').split(",")),
+        key=f"{key_type} {key}",
         namespaces=tuple(said["namespaces"].split(",")) if said.get("namespaces") else (),
         valid_after=_time(said, "valid-after", where),
         valid_before=_time(said, "valid-before", where),

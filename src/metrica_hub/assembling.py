@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     import ssl
 
     from metrica_hub import settings
+    from metrica_hub.adapters.key import OrderKey
     from metrica_hub.adapters.store.pool import Pool
     from metrica_hub.settings import Settings
     from metrica_hub.web.routing import Handler, Route
@@ -117,8 +118,8 @@ class Hub:
     """Who takes our part of the records, where they are shared."""
 
 
-def assembled(parts: Settings, writers: Pool, readers: Pool) -> Hub:
-    """Return the parts, each with those that it needs."""
+def assembled(parts: Settings, writers: Pool, readers: Pool, order_key: OrderKey | None = None) -> Hub:
+    """Return the parts, each with those that it needs; ``order_key``: the one that the settings name, if they do."""
     fleet = FleetId(parts.fleet)
     chance = random.SystemRandom().random
     reader, board = Reader(readers), Board()
@@ -234,6 +235,7 @@ def assembled(parts: Settings, writers: Pool, readers: Pool) -> Hub:
             board,
             live,
             Sources(reader, Trail(readers), stops, rollouts, commands, branch.doubts),
+            hub_key=None if order_key is None else order_key.line,
         ),
         Devices(reader, day=board.day, now=_now),
         papers.resource,
@@ -247,6 +249,7 @@ def assembled(parts: Settings, writers: Pool, readers: Pool) -> Hub:
             now=_now,
             on_given=lambda: _each((warden.wake, caller.call)),
             witness=Witness(None if parts.git is None else parts.git.branch, rollouts, signer_of),
+            key=order_key,
         ),
         *branch.resources,
         CommandResource(commands, door.audit, board, news),

@@ -29,7 +29,7 @@ from metrica_fleet.errors import NotNow
 from metrica_fleet.identity import short
 from metrica_hub import settings
 from metrica_hub.adapters.bus.trust import refusal, unopened
-from metrica_hub.adapters.key import Key
+from metrica_hub.adapters.key import Key, order_key
 from metrica_hub.adapters.mirror import redacted
 from metrica_hub.adapters.store.access import Access
 from metrica_hub.adapters.store.migrate import migrate
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from metrica_fleet.configuration import Configured
     from metrica_fleet.errors import FleetError
+    from metrica_hub.adapters.key import OrderKey
     from metrica_hub.adapters.store.pool import Pool
     from metrica_hub.settings import Settings
 
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case "token":
                 return _run(give_token(loaded.settings, options.name, options.role, options.days))
             case "key":
-                return _run(print_key(loaded.settings))
+                return _run(print_key(loaded.settings, for_orders=options.stop))
             case "authority":
                 return _run(set_up_authority(loaded.settings, options.issue, options.into))
             case "verify":
@@ -124,6 +125,8 @@ def make_parser() -> argparse.ArgumentParser:
         )
         if name == "token":
             _describe_token(command)
+        if name == "key":
+            command.add_argument("--stop", action="store_true", help="of the key for orders instead ([stop] key_file)")
         if name == "authority":
             _describe_authority(command)
     return parser
@@ -171,11 +174,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 async def serve(parts: Settings) -> int:
     """Serve until SIGTERM or SIGINT."""
+    given = await _order_key(parts)
     await _migrated(parts)
     async with AsyncExitStack() as closing:
         writers = await _pool(parts, closing, name="metrica-hub writer", size=3 if parts.bus.share else 2)
         readers = await _pool(parts, closing, name="metrica-hub reader", size=_READERS)
-        hub = assembled(parts, writers, readers)
+        hub = assembled(parts, writers, readers, given)
         try:
             await hub.watcher.look()
         except (StoreAway, Unstorable) as error:
@@ -203,8 +207,14 @@ async def bring_up_to_date(parts: Settings) -> int:
     return OK
 
 
-async def print_key(parts: Settings) -> int:
-    """Print the line of the hub's own key."""
+async def print_key(parts: Settings, *, for_orders: bool) -> int:
+    """Print the line of the hub's own key, or of the one for orders."""
+    if for_orders:
+        given = await _order_key(parts)
+        if given is None:
+            raise Misconfigured("this hub has no key for orders; name one as [stop] key_file")
+        sys.stdout.write(f"{given.line}\n")
+        return OK
     try:
         sys.stdout.write(f"{await Key(Path(parts.hub.key_file)).line()}\n")
     except NotNow as error:
@@ -327,13 +337,20 @@ async def check(loaded: Configured[Settings]) -> int:
     parts = loaded.settings
     for where, value in _in_force(parts):
         sys.stdout.write(f"{'.'.join(where):20} {value:40} {loaded.origins.get(where, 'default')}\n")
-    faults = [fault for fault in (await _database_fault(parts), await _broker_fault(parts)) if fault]
+    tried = (await _database_fault(parts), await _broker_fault(parts), await _order_key_fault(parts))
+    faults = [fault for fault in tried if fault]
     for fault in faults:
         sys.stdout.write(f"NOT OK: {fault}\n")
     if not faults:
         how = "TCP; user and password not tried" if leading(parts).tls is None else "TLS, and is trusted"
         sys.stdout.write(f"ok: the database answers; the broker answers on {how}\n")
     return FAILED if faults else OK
+
+
+async def _order_key(parts: Settings) -> OrderKey | None:
+    if parts.stop.key_file is None:
+        return None
+    return await order_key(Path(parts.stop.key_file), Path(parts.hub.key_file))
 
 
 async def _until_told(hub: Hub) -> None:
@@ -393,6 +410,14 @@ async def _database_fault(parts: Settings) -> str | None:
         async with AsyncExitStack() as closing:
             await Reader(await _pool(parts, closing, name="metrica-hub check", size=1)).answers()
     except (Misconfigured, StoreAway) as error:
+        return error.message
+    return None
+
+
+async def _order_key_fault(parts: Settings) -> str | None:
+    try:
+        await _order_key(parts)
+    except Misconfigured as error:
         return error.message
     return None
 

@@ -46,6 +46,15 @@ class Own(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """The private key that signs what the hub says by itself; made when it is first needed. Hubs of a pair share it."""
 
 
+class EmergencyStop(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[stop]``: the emergency stop."""
+
+    key_file: Text | None = None
+    """A private key, without a passphrase, with which operators may have this hub sign stop orders, at your own
+    risk: whoever breaks the hub then stops the fleet, and lets it go on. None: orders are signed by operators' own
+    keys alone. Never made by the hub, and never the key of ``[hub]``. Each hub of a pair needs it."""
+
+
 class Bus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[bus]``: the MQTT broker."""
 
@@ -211,6 +220,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The fleet's name, as in the topics."""
     database: Database
     hub: Own = Own()
+    stop: EmergencyStop = EmergencyStop()
     bus: Bus = Bus()
     http: Http = Http()
     git: Git | None = None

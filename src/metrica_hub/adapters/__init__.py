@@ -4,7 +4,7 @@ bus          the broker, MQTT 5 by the ``mqtt5`` codec
 store        Postgres
 mirror       the Git repository whose branch the fleet follows
 post         who is told of events by HTTP
-key          the hub's own key, by ssh-keygen
+key          the hub's own key, and the one for orders that it may be given, by ssh-keygen
 signatures   whose signature an order carries, by ssh-keygen
 authority    who devices and the hub are to the broker, by cryptography
 

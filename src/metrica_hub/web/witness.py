@@ -58,11 +58,16 @@ class Witness:
         self._heads = heads
         self._verify = verify
 
-    async def witnessed(self, signed: Signed) -> Witnessed:
+    async def witnessed(self, signed: Signed, *, line: str | None = None) -> Witnessed:
         """Return who has signed, or why that can't be told here.
 
+        Args:
+            signed: the order.
+            line: of ``allowed_signers``, where the hub's key for orders has signed: as it should be.
+
         Raises:
-            Invalid: ``signature-bad`` or ``signer-unknown``: nobody has who may.
+            Invalid: ``signature-bad`` or ``signer-unknown``: nobody has who may; ``signer-unbounded``: the hub's key
+                for orders might sign more than orders.
             StoreAway: the database does not answer.
             Unusable: ``not-dated``.
         """
@@ -79,8 +84,19 @@ class Witness:
             return Witnessed(unjudged=error.message)
         except Unusable as error:
             where = f"by {FILE} of the fleet repository (commit {commit}) nobody who may has signed this order"
-            raise Invalid(f"{where}: {error.message}; {_WAY_OUT}", reason=error.reason) from error
+            way_out = _WAY_OUT if line is None else f"put this line into it, and push: {line}"
+            raise Invalid(f"{where}: {error.message}; {way_out}", reason=error.reason) from error
+        if line is not None:
+            _require_orders_alone(line, text, commit)
         return Witnessed(signed_by=who)
+
+
+def _require_orders_alone(line: str, signers: str, commit: str) -> None:
+    """Refuse the hub's key for orders where it may sign more: who breaks the hub could then sign commits."""
+    known = {one.key: one.namespaces for one in signers_in(line.encode())}
+    if any(known.get(one.key, one.namespaces) != one.namespaces for one in signers_in(signers.encode())):
+        what = f"by {FILE} of the fleet repository (commit {commit}) the hub's key for orders may sign more than orders"
+        raise Invalid(f"{what}; have no line for it but this: {line}", reason="signer-unbounded")
 
 
 def _in_force(found: tuple[HeadView, str | None] | None) -> tuple[str, str] | Witnessed:

@@ -88,6 +88,7 @@ ALLOWED: dict[str, Role | None] = {
     "getStop": "viewer",
     "prepareStop": "operator",
     "giveOrder": "operator",
+    "signStop": "operator",
     "createEnrolment": "operator",
     "enrolDevice": None,
     "renewCertificate": None,
@@ -118,9 +119,10 @@ PAPERS = "/(enrolments|renewals)$"
 BY_PAPERS = {"enrolDevice", "renewCertificate"}
 """These ask for no role: what is in the body says who asks."""
 
-RULED = {"createWebhook", "giveOrder", "prepareStop", *BY_PAPERS}
+RULED = {"createWebhook", "giveOrder", "prepareStop", "signStop", *BY_PAPERS}
 """What these take has rules that no schema can tell: they may find a body invalid that is of the right kind. Of papers
-this hub says that it has no authority (409); one that has counts those made up, and answers 429 (test_enrolment.py)."""
+this hub says that it has no authority (409); one that has counts those made up, and answers 429 (test_enrolment.py).
+Of stops that it is to sign it says that it has no key (409; with one: test_stop_by_hub_key.py)."""
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import pytest
 from tests.fixtures.broker import HOST, Broker, free_port
 from tests.fixtures.git_servers import http_server, repository
 from tests.fixtures.hub import Hub
+from tests.fixtures.signing import Person
 from tests.integration.hub.device import Device, event, new_stream, status
 from tests.integration.hub.waiting import until
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 SECRET: Final = re.compile(r"password|secret|token|(^|[._])key(_|$)|mirrors|url|credential")
 """Keys of hub.toml that may be a secret, have one in them, or name a file with one."""
-PLANTED: Final = {"database.url", "git.url", "git.mirrors", "bus.password_file", "hub.key_file"}
+PLANTED: Final = {"database.url", "git.url", "git.mirrors", "bus.password_file", "hub.key_file", "stop.key_file"}
 
 
 def texts(kind: type[msgspec.Struct], before: str = "") -> set[str]:
@@ -59,6 +60,8 @@ async def test_no_secret_is_in_logs_answers_metrics_pages_or_errors(
     planted = {where: canary(where) for where in ("database", "git", "mirror", "bus", "webhook")}
     password = tmp_path / "bus_password"
     password.write_text(planted["bus"])
+    for_orders = Person.made(tmp_path, "hub-stop").key
+    planted["key for orders"] = line_of(str(for_orders))
     fleet = repository(tmp_path)
     fleet.commit({"fleet.toml": "name = 'a'"})
     authority = {one: str(tmp_path / f"authority.{one}") for one in ("certificate", "key", "crl")}
@@ -73,6 +76,7 @@ async def test_no_secret_is_in_logs_answers_metrics_pages_or_errors(
             "METRICA_HUB_GIT_MIRRORS": f'["http://hub:{planted["mirror"]}@{HOST}:{free_port()}/fleet.git"]',
             "METRICA_HUB_HTTP_ANONYMOUS": "none",
             "METRICA_HUB_WEBHOOKS_PRIVATE": "true",
+            "METRICA_HUB_STOP_KEY_FILE": str(for_orders),
             **{f"METRICA_HUB_AUTHORITY_{one.upper()}_FILE": file for one, file in authority.items()},
         }
         hub = Hub(f"{database.url}{question}password={planted['database']}", broker.port, settings=own)
@@ -99,10 +103,11 @@ async def test_no_secret_is_in_logs_answers_metrics_pages_or_errors(
                 posted(hub, "/api/v1/devices/pi-01/commands", {"verb": "restart", "arguments": {"service": "web"}}, 202)
             await until(lambda: "webhook" in hub.log and "mirror" in hub.log)
             await until(lambda: hub.get("/api/v1/head").json.get("commit"))
+            posted(hub, "/api/v1/stop/sign", {"level": "freeze", "after": 0}, 202)
             planted["key"] = line_of(hub.environment["METRICA_HUB_HUB_KEY_FILE"])
             planted["authority's key"] = line_of(authority["key"])
             said |= {path: hub.get(path).text for path in asked(hub)}
-            said["check"] = ran(hub, "check")
+            said["check"], said["key"] = ran(hub, "check"), ran(hub, "key", "--stop")
             hub.stop()
             said["log"] = hub.log
         hub.environment["METRICA_HUB_DATABASE_URL"] = f"postgresql://hub:{planted['database']}@{HOST}:{free_port()}/x"
@@ -115,10 +120,10 @@ async def test_no_secret_is_in_logs_answers_metrics_pages_or_errors(
     assert leaks - shown == set()
 
 
-def ran(hub: Hub, command: str) -> str:
+def ran(hub: Hub, *command: str) -> str:
     """Return what ``metrica-hub COMMAND`` says to its end."""
     done = subprocess.run(
-        [sys.executable, "-m", "metrica_hub", command],
+        [sys.executable, "-m", "metrica_hub", *command],
         env=hub.environment,
         capture_output=True,
         text=True,

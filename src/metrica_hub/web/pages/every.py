@@ -49,8 +49,8 @@ class Sources:
     """Why devices may not heed this hub."""
 
 
-def dashboard(frame: Frame, board: Board, live: Live, sources: Sources) -> tuple[Resource, ...]:
-    """Return every page, and what only they brought along."""
+def dashboard(frame: Frame, board: Board, live: Live, sources: Sources, *, hub_key: str | None) -> tuple[Resource, ...]:
+    """Return every page, and what only they brought along; ``hub_key``: the line of the hub's key for orders."""
     parts = PartStream(frame, board)
     vitals = VitalsResource(sources.reads, now=frame.now)
     return (
@@ -62,6 +62,6 @@ def dashboard(frame: Frame, board: Board, live: Live, sources: Sources) -> tuple
         DevicePage(frame, parts, board, Told(sources.reads, sources.commands), vitals),
         RolloutPages(frame, parts, sources.rollouts, sources.doubts),
         EventsPage(frame, board, live, sources.reads),
-        StopPage(frame, parts, board, sources.orders),
+        StopPage(frame, parts, board, sources.orders, hub_key=hub_key),
         AuditPage(frame, sources.trail),
     )

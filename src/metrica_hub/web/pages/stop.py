@@ -1,6 +1,7 @@
 """The page of the emergency stop: what is stopped and who has obeyed, and an order prepared for an operator's own key.
 
-The page signs nothing: it shows the text and the commands, and takes what comes of them.
+The page shows the text and the commands, and takes what comes of them. Where the hub was given a key for orders, a
+button has it sign.
 """
 
 from __future__ import annotations
@@ -47,11 +48,13 @@ class Orders(Protocol):
 class StopPage:
     """The page at ``/stop`` and its stream."""
 
-    def __init__(self, frame: Frame, parts: PartStream, board: Board, orders: Orders) -> None:
+    def __init__(self, frame: Frame, parts: PartStream, board: Board, orders: Orders, *, hub_key: str | None) -> None:
+        """``hub_key``: the line of ``allowed_signers`` of the hub's key for orders; ``None``: it has none."""
         self._frame = frame
         self._parts = parts
         self._board = board
         self._orders = orders
+        self._hub_key = hub_key
 
     def routes(self) -> tuple[Route, ...]:
         """Return its part of the route table."""
@@ -80,6 +83,7 @@ class StopPage:
             stop=stop,
             scopes=_scopes(devices),
             stops=kept.order.stops if kept is not None else (),
+            hub_key=self._hub_key,
         )
 
     async def stream(self, request: web.Request) -> web.StreamResponse:

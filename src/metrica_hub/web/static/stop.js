@@ -1,13 +1,36 @@
 // The page of the emergency stop: a prepared order is shown with the commands that sign it; what they print is given.
+// Where the hub has a key for orders, a button has it sign what was prepared.
 "use strict";
 
 (() => {
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   let text = "";
 
+  const onItsWay = (form, said) => {
+    const judged = said.unjudged ? ` Whether its signer may was not found out here: ${said.unjudged}.` : "";
+    page.tell(form, `Order ${said.number} is on its way.${judged}`, said.unjudged ? "warn" : "good");
+  };
+
+  // What the hub is to sign is what was prepared, upon the order that it was prepared upon.
+  const offerHubKey = (prepared, after) => {
+    const form = document.getElementById("hub-sign");
+    if (!form) return;
+    for (const name of ["level", "scope", "reason", "resume"]) {
+      form.elements[name].value = prepared.elements[name]?.value ?? "";
+    }
+    form.elements.after.value = after;
+    document.getElementById("hub-guard").value = "";
+    form.querySelector("output").textContent = "";
+  };
+
   document.addEventListener("answered", ({ target, detail: { said } }) => {
+    if (target.id === "hub-sign") {
+      document.getElementById("hub-guard").value = "";
+      onItsWay(target, said);
+    }
     if (!target.dataset.order) return;
     text = said.text;
+    offerHubKey(target, said.after);
     document.getElementById("order-text").textContent = text;
     document.getElementById("order-keygen").textContent = [
       `printf '%s\\n' ${quoted(text.replace(/\n$/, ""))} > order.json`,
@@ -19,7 +42,7 @@
     const sign = document.getElementById("sign");
     sign.hidden = false;
     sign.scrollIntoView({ block: "start" });
-    document.getElementById("signed").focus({ preventScroll: true });
+    document.getElementById(document.getElementById("hub-guard") ? "hub-guard" : "signed").focus({ preventScroll: true });
   });
 
   document.addEventListener("submit", async (event) => {
@@ -30,8 +53,7 @@
     const whole = pasted.startsWith("-----BEGIN") ? text + pasted : pasted;
     try {
       const { said } = await page.post("/api/v1/orders", whole, "text/plain");
-      const judged = said.unjudged ? ` Whether its signer may was not found out here: ${said.unjudged}.` : "";
-      page.tell(event.target, `Order ${said.number} is on its way.${judged}`, said.unjudged ? "warn" : "good");
+      onItsWay(event.target, said);
     } catch (error) {
       page.tell(event.target, error.message, "bad");
     }
