@@ -84,19 +84,8 @@ def chromium() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def house(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """A hub that has known a thousand devices for a week."""
-    with (
-        Cluster(Path("/var/tmp")) as cluster,  # noqa: S108 - Postgres' user must be able to enter it
-        Broker(tmp_path_factory.mktemp("browser")) as broker,
-        cluster.database() as database,
-    ):
-        hub = Hub(database.url, broker.port, settings=CLOSED)
-        subprocess.run([sys.executable, "-m", "metrica_hub", "migrate"], env=hub.environment, check=True)
-        cluster.execute(_STORY.replace(":devices", str(DEVICES)), database.name)
-        with hub:
-            hub.wait_until_ready()
-            house = House(hub, broker, {role: hub.token(role) for role in ("viewer", "operator")})
-            house.signed_in.update((role, state_of(chromium, house, role)) for role in house.tokens)
-            yield house
+    with housed(chromium, tmp_path_factory.mktemp("browser"), DEVICES) as house:
+        yield house
 
 
 @pytest.fixture
@@ -118,6 +107,24 @@ def phone(house: House, chromium: Browser) -> Iterator[Visit]:
     """An operator with a phone."""
     with visiting(chromium, house, "operator", **PHONE_WITH) as visit:
         yield visit
+
+
+@contextmanager
+def housed(chromium: Browser, folder: Path, devices: int, **more: str) -> Generator[House]:
+    """Run a hub that has known so many devices for a week, with ``more`` of its settings."""
+    with (
+        Cluster(Path("/var/tmp")) as cluster,  # noqa: S108 - Postgres' user must be able to enter it
+        Broker(folder) as broker,
+        cluster.database() as database,
+    ):
+        hub = Hub(database.url, broker.port, settings=CLOSED | more)
+        subprocess.run([sys.executable, "-m", "metrica_hub", "migrate"], env=hub.environment, check=True)
+        cluster.execute(_STORY.replace(":devices", str(devices)), database.name)
+        with hub:
+            hub.wait_until_ready()
+            house = House(hub, broker, {role: hub.token(role) for role in ("viewer", "operator")})
+            house.signed_in.update((role, state_of(chromium, house, role)) for role in house.tokens)
+            yield house
 
 
 @contextmanager

@@ -136,6 +136,8 @@ def test_a_fleet_is_stopped_and_goes_on_by_an_operators_own_key(operated: Visit,
     expect(page.locator("#order-metrica")).to_contain_text(
         "metrica stop freeze device:pi-0011 --reason 'it'\\''s smoking'"
     )
+    expect(page.locator("#sign")).to_contain_text("No key for orders is on the hub.")
+    expect(page.locator("#hub-sign")).to_have_count(0)
     number = give(page, tmp_path)
 
     now = page.locator("#stop-now")

@@ -61,6 +61,10 @@ class Stopping:
     obeying: bool = True
     given: list[str] = field(default_factory=list[str])
     looks: int = 0
+    hub_key: str | None = None
+    unjudged: str | None = None
+    signed: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """What the hub was asked to sign."""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Answer as the API does."""
@@ -77,8 +81,20 @@ class Stopping:
                 order = understood(parted(self.given[-1].encode()).text, FLEET)
                 self.number, self.stops, self.looks = order.number, order.stops, 0
                 return web.json_response({"number": order.number}, status=202)
+            case "/stop/sign":
+                return self.sign(await request.json())
             case _:
                 return web.json_response(self.standing())
+
+    def sign(self, body: dict[str, Any]) -> web.Response:
+        self.signed.append(dict(body))
+        if body.pop("after") != self.number:
+            problem = {"type": "/problems/order-outdated", "detail": f"order {self.number} is in force"}
+            return web.json_response(problem, status=409, content_type="application/problem+json")
+        order = understood(self.prepared(body)["text"], FLEET)
+        self.number, self.stops, self.looks = order.number + 3, order.stops, 0
+        accepted = {"number": self.number, "signed_by": None, "unjudged": self.unjudged}
+        return web.json_response(accepted, status=202)
 
     def prepared(self, wanted: dict[str, Any]) -> dict[str, Any]:
         if "resume" in wanted:
@@ -96,7 +112,8 @@ class Stopping:
         counts = {"devices": 3, "concerned": 3, "obeyed": obeyed, "done": obeyed, "to_come": 3 - obeyed}
         order = {"number": self.number, "issued_at": "2026-11-29T09:20:00Z", "stops": msgspec.to_builtins(self.stops)}
         to_come = [{"device": "pi-03", "connection": "offline", "knows": None, "wanted": "halt"}]
-        return {"order": order, "counts": {**counts, "to_come_offline": 1}, "to_come": to_come}
+        answer = {"order": order, "counts": {**counts, "to_come_offline": 1}, "to_come": to_come}
+        return answer if self.hub_key is None else {**answer, "hub_key": self.hub_key}
 
 
 def member(name: str, connection: str = "online") -> dict[str, Any]:
@@ -209,6 +226,58 @@ async def test_a_printed_order_is_not_given(key: Path, capsys: pytest.CaptureFix
     assert await said(hub, "stop", "freeze", "--reason", "smoke", "--yes", "--print") == 0
     assert order_in(capsys.readouterr().out, key).number == 42
     assert hub.given == []
+
+
+# --- the hub's key ----------------------------------------------------------------------------------------------
+
+HUB_KEY = 'hub-stop namespaces="metrica-order" ssh-ed25519 AAAA'
+
+
+async def test_a_hub_that_was_given_a_key_signs_for_who_has_none_at_hand(
+    key: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.unlink(key)  # noqa: PTH108 - nothing else runs in this loop
+    hub = Stopping(hub_key=HUB_KEY, unjudged="this hub has read no commit")
+    command = ("--with-hub-key", "--yes", "--reason")
+    assert await said(hub, "stop", "halt", "role:camera", *command, "smoke") == 0
+    told = capsys.readouterr()
+    assert told.out == "order 45 stands\n", "the number is the one that the hub signed"
+    assert told.err.splitlines() == [
+        "whether its signer may was not found out at the hub: this hub has read no commit; each device judges",
+        "obeyed 0/3  0/3 at rest  2 connected to come  1 obey when they are back",
+        "obeyed 1/3  1/3 at rest  1 connected to come  1 obey when they are back",
+        "obeyed 2/3  2/3 at rest  1 obey when they are back",
+        "next: metrica stop, and to lift it metrica resume",
+    ]
+    assert await said(hub, "resume", "role:camera", *command, "settled") == 0
+    assert capsys.readouterr().out == "order 49 stands\n"
+    assert hub.signed == [
+        {"level": "halt", "scope": "role:camera", "reason": "smoke", "after": 41},
+        {"resume": "role:camera", "reason": "settled", "after": 45},
+    ]
+    assert hub.given == []
+    assert hub.stops == ()
+    hub.obeying = False
+    assert await said(hub, "stop", "freeze", *command, "smoke", "--within", "300ms") == 6
+
+
+@pytest.mark.usefixtures("key")
+async def test_the_hubs_key_is_used_for_nothing_else_and_where_there_is_none_nothing_is_asked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hub = Stopping()
+    command = ("stop", "freeze", "--with-hub-key", "--yes", "--reason", "smoke")
+    assert await said(hub, *command) == 1
+    assert "the hub has no key for orders" in capsys.readouterr().err
+    hub.hub_key = HUB_KEY
+    for own in (("--key", "k"), ("--print",), ("--offline", "--fleet", "home")):
+        assert await said(hub, *command, *own) == 2
+        assert f"--with-hub-key does not go with {own[0]}" in capsys.readouterr().err
+    assert await said(hub, *command[:3], *command[4:]) == 2, "nobody was asked, and nobody said yes"
+    hub.lie = msgspec.convert({"level": "halt", "scope": "device:pi-02"}, Stop)
+    assert await said(hub, *command) == 1
+    assert "the hub prepared another order than was asked for" in capsys.readouterr().err
+    assert hub.signed == []
 
 
 # --- whose key --------------------------------------------------------------------------------------------------

@@ -58,6 +58,17 @@ def test_an_answer_that_is_given_again_is_changed_and_the_broker_gets_a_certific
     assert "DNS:other.example.org" in _certificate(checkout)
 
 
+def test_a_key_for_orders_is_named_to_the_hub_and_taken_back_by_an_answer(tmp_path: Path) -> None:
+    checkout, line = checkout_in(tmp_path), "METRICA_HUB_STOP_KEY_FILE=/var/lib/metrica-hub/stop_key"
+    assert checkout.install(*answers(checkout.stack)).returncode == 0
+    assert "STOP_KEY" not in (checkout.stack / ".env").read_text(encoding="utf-8")
+    assert checkout.install(line).returncode == 0
+    assert checkout.install().returncode == 0
+    assert f"{line}\n" in (checkout.stack / ".env").read_text(encoding="utf-8")
+    assert checkout.install("METRICA_HUB_STOP_KEY_FILE=").returncode == 0
+    assert "STOP_KEY" not in (checkout.stack / ".env").read_text(encoding="utf-8")
+
+
 def test_the_broker_s_certificate_is_good_for_its_name_alone_and_by_the_authority(installed: Checkout) -> None:
     verified = subprocess.run(
         [

@@ -247,11 +247,24 @@ def test_the_hub_serves_the_folder_that_wheels_of_the_agent_are_put_into(service
 
 def test_no_secret_is_in_the_environment(services: dict[str, Model]) -> None:
     for name, service in services.items():
-        environment: dict[str, str] = service.get("environment") or {}
+        environment: dict[str, str | None] = service.get("environment") or {}
         for key, value in environment.items():
             if re.search(r"PASS|SECRET|TOKEN|KEY|DATABASE_URL|GIT_URL|GIT_MIRRORS", key):
                 assert key.endswith("FILE"), (name, key)
-                assert value.startswith("/run/secrets/"), (name, key)
+                assert value is None or value.startswith("/run/secrets/"), (name, key)
+
+
+def test_the_hub_has_a_key_for_orders_where_the_answers_name_one_and_nowhere_else(
+    services: dict[str, Model], tmp_path: Path
+) -> None:
+    assert services["hub"]["environment"]["METRICA_HUB_STOP_KEY_FILE"] is None, "Compose leaves it out"
+    file = "/var/lib/metrica-hub/stop_key"
+    text = (STACK / ".env.example").read_text(encoding="utf-8")
+    assert f"#METRICA_HUB_STOP_KEY_FILE={file}\n" in text
+    (tmp_path / "env").write_text(text.replace("#METRICA_HUB_STOP_KEY_FILE", "METRICA_HUB_STOP_KEY_FILE"))
+    hub = json.loads(resolved(tmp_path / "env").stdout)["services"]["hub"]
+    assert hub["environment"]["METRICA_HUB_STOP_KEY_FILE"] == file
+    assert any(file.startswith(f"{one['target']}/") for one in hub["volumes"]), "it stays when the container goes"
 
 
 def test_who_gets_a_secret_can_read_it_and_nobody_else_on_the_machine(
