@@ -44,7 +44,9 @@ def test_a_fleet_is_stopped_from_a_phone_and_goes_on_by_the_hubs_key(phone: Visi
     page.get_by_role("button", name="Prepare the order").tap()
     expect(page.locator("#order-text")).to_contain_text('"scope":"device:pi-0011","reason":"smoke"')
     sign = page.locator("#sign")
-    expect(sign).to_contain_text("The hub signs, not you, with the key that it was given for orders; the trail names you.")
+    expect(sign).to_contain_text(
+        "The hub signs, not you, with the key that it was given for orders; the trail names you."
+    )
     expect(sign).to_contain_text('hub-stop namespaces="metrica-order" ssh-ed25519 ')
     expect(sign.get_by_label("What the last line printed")).to_be_visible()  # one's own key may sign as ever
     assert axe(page, None) == []

@@ -36,7 +36,6 @@ STAND_IN = """
     pull_policy: never
     entrypoint: ["/bin/sh", "-c"]
     command: ["{command}"]
-    environment: !reset null
     ports: !reset []
     depends_on: !reset null
     healthcheck: !reset null
@@ -104,6 +103,12 @@ def stack(busybox: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
         yield made
     finally:
         made.compose("down", "--volumes", "--timeout", "0", check=False)
+
+
+def test_the_hub_is_told_of_no_key_for_orders_where_the_answers_name_none(stack: Stack) -> None:
+    told = stack.compose("exec", "-T", "hub", "sh", "-c", "export -p").stdout
+    assert "METRICA_HUB_FLEET='home'\n" in told
+    assert "METRICA_HUB_STOP_KEY_FILE" not in told, "as an empty text it would be a key that is not there"
 
 
 def test_the_hub_reaches_postgres_and_caddy_and_prometheus_do_not(stack: Stack) -> None:
