@@ -63,6 +63,8 @@ class Stopping:
     looks: int = 0
     hub_key: str | None = None
     unjudged: str | None = None
+    overtaken: bool = False
+    """Whether another order comes right before it signs."""
     signed: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """What the hub was asked to sign."""
 
@@ -88,6 +90,7 @@ class Stopping:
 
     def sign(self, body: dict[str, Any]) -> web.Response:
         self.signed.append(dict(body))
+        self.number += self.overtaken
         if body.pop("after") != self.number:
             problem = {"type": "/problems/order-outdated", "detail": f"order {self.number} is in force"}
             return web.json_response(problem, status=409, content_type="application/problem+json")
@@ -259,6 +262,17 @@ async def test_a_hub_that_was_given_a_key_signs_for_who_has_none_at_hand(
     assert hub.stops == ()
     hub.obeying = False
     assert await said(hub, "stop", "freeze", *command, "smoke", "--within", "300ms") == 6
+
+
+async def test_an_order_that_came_meanwhile_is_not_lifted_by_one_that_the_hub_signs(
+    key: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.unlink(key)  # noqa: PTH108 - nothing else runs in this loop
+    hub = Stopping(hub_key=HUB_KEY, overtaken=True)
+    assert await said(hub, "stop", "freeze", "--with-hub-key", "--yes", "--reason", "smoke") == 1
+    told = capsys.readouterr()
+    assert (told.out, "order 42 is in force" in told.err) == ("", True)
+    assert hub.stops == ()
 
 
 @pytest.mark.usefixtures("key")
