@@ -200,6 +200,7 @@ def _facts(device: Json, now: datetime, look: Look) -> list[tuple[str, str]]:
         ("connection", f"{_connection(device, look).text} ({_text(device, 'connection_reason')})"),
         ("claimed by", _claimants(device, now)),
         ("last heard", age(_known(device, "last_seen_at"), now)),
+        ("prometheus", _lamp(device, now, look)),
         ("mode", _text(device, "mode")),
         ("stopped", _stopped(device)),
         ("confirmed", short(_known(device, "commit"))),
@@ -216,6 +217,23 @@ def _facts(device: Json, now: datetime, look: Look) -> list[tuple[str, str]]:
         ("temperature", _celsius(vitals.get("temperature_celsius"))),
         ("slowed by", _slowed(vitals)),
     ]
+
+
+def _lamp(device: Json, now: datetime, look: Look) -> str:
+    """Return whether Prometheus reaches it, and since when not, or since when nobody knows."""
+    if "prometheus" not in device:
+        return "-"  # a hub of before
+    lamp = cast("Json", device["prometheus"] or {"state": "not-asked"})
+    state = _text(lamp, "state")
+    said = look.marked(state).text
+    if state == "unknown":
+        return f"{said} (it last answered: {_ago(lamp, 'answered_at', now)})"
+    return said if state in {"not-asked", "no-target"} else f"{said} (last: {_ago(lamp, 'reached_at', now)})"
+
+
+def _ago(value: Json, key: str, now: datetime) -> str:
+    since = age(_known(value, key), now)
+    return "never since the hub began" if since == "-" else f"{since} ago"
 
 
 def _services(device: Json, now: datetime) -> str:

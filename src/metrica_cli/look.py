@@ -20,6 +20,8 @@ _MARKS: Final = {
     "flapping": "↯",
     "claimed": "⧉",
     "never-seen": "○",
+    "reached": "●",
+    "not-reached": "○",
     "trial": "◐",
     "confirmed": "✔",
     "obeyed": "✔",

@@ -30,6 +30,7 @@ from metrica_hub.adapters.bus import Account, Broker, Bus
 from metrica_hub.adapters.bus.trust import secured
 from metrica_hub.adapters.key import Key
 from metrica_hub.adapters.post import posting
+from metrica_hub.adapters.prometheus import asking
 from metrica_hub.adapters.signatures import signer_of
 from metrica_hub.adapters.store.arrears import Arrears
 from metrica_hub.adapters.store.attendance import Register
@@ -58,6 +59,7 @@ from metrica_hub.tasks import lag
 from metrica_hub.tasks.arrears import Accountant
 from metrica_hub.tasks.attend import Attendant
 from metrica_hub.tasks.command import Commander
+from metrica_hub.tasks.consult import Consultant
 from metrica_hub.tasks.consume import Consumer
 from metrica_hub.tasks.days import Diarist
 from metrica_hub.tasks.expiry import Registrar
@@ -79,6 +81,7 @@ from metrica_hub.web.discovery import NetdataTargets
 from metrica_hub.web.events import Events
 from metrica_hub.web.expiry import ExpiryFigures
 from metrica_hub.web.health import Health
+from metrica_hub.web.lamps import Lamps, unlit
 from metrica_hub.web.live import Live
 from metrica_hub.web.metrics import Metrics
 from metrica_hub.web.pages.every import Sources, dashboard
@@ -95,6 +98,7 @@ if TYPE_CHECKING:
     from metrica_hub import settings
     from metrica_hub.adapters.key import OrderKey
     from metrica_hub.adapters.store.pool import Pool
+    from metrica_hub.decisions.lamp import Lamp
     from metrica_hub.settings import Settings
     from metrica_hub.web.routing import Handler, Route
 
@@ -122,7 +126,7 @@ def assembled(parts: Settings, writers: Pool, readers: Pool, order_key: OrderKey
     """Return the parts, each with those that it needs; ``order_key``: the one that the settings name, if they do."""
     fleet = FleetId(parts.fleet)
     chance = random.SystemRandom().random
-    reader, board = Reader(readers), Board()
+    reader, board, webhooks = Reader(readers), Board(), Webhooks(readers)
     metrics = Metrics(board, each_device=parts.metrics.devices, now=_now)
     watcher = Watcher(reader, board, recent=RECENT_EVENTS)
     figures = BrokerFigures(connected=lambda: bus.connected)
@@ -218,8 +222,8 @@ def assembled(parts: Settings, writers: Pool, readers: Pool, order_key: OrderKey
     connected += branch.connected
     woken += branch.woken
     loops += branch.loops
-    webhooks = Webhooks(readers)
-    loops.append(_teller(parts, webhooks, reader, candidate, chance).run)
+    lamp, consulting = _lamp(parts.prometheus, chance)
+    loops += (_teller(parts, webhooks, reader, candidate, chance).run, *consulting)
     resources = (
         *door.resources,
         WebhookResource(
@@ -234,10 +238,10 @@ def assembled(parts: Settings, writers: Pool, readers: Pool, order_key: OrderKey
             Frame(parts.fleet, __version__, board, now=_now, grafana=parts.links.grafana),
             board,
             live,
-            Sources(reader, Trail(readers), stops, rollouts, commands, branch.doubts),
+            Sources(reader, Trail(readers), stops, rollouts, commands, branch.doubts, lamp),
             hub_key=None if order_key is None else order_key.line,
         ),
-        Devices(reader, day=board.day, now=_now),
+        Devices(reader, day=board.day, lamp=lamp, now=_now),
         papers.resource,
         NetdataTargets(board, parts.fleet, parts.metrics.netdata_address),
         Events(reader),
@@ -336,6 +340,17 @@ def _teller(
         leads=lambda: candidate.leads is True,
         chance=chance,
     )
+
+
+def _lamp(
+    prometheus: settings.Prometheus | None, chance: Callable[[], float]
+) -> tuple[Callable[[str], Lamp | None], tuple[Loop, ...]]:
+    """Return who knows whether Prometheus reaches a device, and what keeps that current."""
+    if prometheus is None:
+        return unlit, ()
+    lamps = Lamps(every_s=prometheus.poll_s, now=_now)
+    consultant = Consultant(lambda: asking(prometheus.url), lamps, every_s=prometheus.poll_s, now=_now, chance=chance)
+    return lamps.of, (consultant.run,)
 
 
 def _asides(warden: Callable[[], Warden], figures: BrokerFigures) -> Callable[[str, bytes], None]:

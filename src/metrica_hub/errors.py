@@ -13,6 +13,7 @@ Unusable
 NotNow
 ├── StoreAway       Postgres can't be asked now: wait, lose nothing
 ├── NotTaken        a receiver of events did not take one: tell it again later
+├── PrometheusAway  Prometheus gives no answer that can be used: ask again later
 └── BusAway         the broker can't be reached, or the connection broke: connect again
 """
 
@@ -108,3 +109,7 @@ class NotTaken(NotNow):
     def __init__(self, message: str, *, is_gone: bool = False) -> None:
         super().__init__(message, reason="not-taken")
         self.is_gone = is_gone
+
+
+class PrometheusAway(NotNow):
+    """Prometheus can't be asked now, or what answers is none."""

@@ -192,6 +192,17 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Where Prometheus finds a device's Netdata: its name in the VPN's DNS, and what has to stand around it."""
 
 
+class Prometheus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[prometheus]``: who scrapes the devices, to show which it reaches. Without it that is not shown."""
+
+    url: Annotated[
+        str, msgspec.Meta(pattern=r"^https?://[A-Za-z0-9.:\[\]_-]+(/[A-Za-z0-9._~/-]*)?$(?!\n)", max_length=200)
+    ]
+    """Where its HTTP API is, without name and password. Its job for devices is ``netdata``, as in stack/vps."""
+    poll_s: Annotated[float, msgspec.Meta(ge=0.2, le=3600)] = 20.0
+    """How often the hub asks it, once for the whole fleet."""
+
+
 class Links(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[links]``: what the dashboard leads to."""
 
@@ -230,6 +241,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     presence: Presence = Presence()
     webhooks: Webhooks = Webhooks()
     metrics: Metrics = Metrics()
+    prometheus: Prometheus | None = None
     links: Links = Links()
     agent_wheels: AgentWheels = AgentWheels()
     log: Log = Log()

@@ -4,6 +4,7 @@ bus          the broker, MQTT 5 by the ``mqtt5`` codec
 store        Postgres
 mirror       the Git repository whose branch the fleet follows
 post         who is told of events by HTTP
+prometheus   who scrapes the devices, and knows which it reaches
 key          the hub's own key, and the one for orders that it may be given, by ssh-keygen
 signatures   whose signature an order carries, by ssh-keygen
 authority    who devices and the hub are to the broker, by cryptography
@@ -16,10 +17,13 @@ nothing would hold SIGTERM for as long as it is silent.
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
+
+from aiohttp.abc import ResolveResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +49,15 @@ def aside(work: Callable[[], T], name: str) -> tuple[asyncio.Future[T], threadin
     thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()
     return answer, thread
+
+
+async def addresses_of(host: str, port: int, family: socket.AddressFamily, name: str) -> list[ResolveResult]:
+    """Return the addresses of ``host``, as an HTTP client wants them; ``name``: of the thread. Raises OSError."""
+    asked, _ = aside(lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM), name)
+    return [
+        ResolveResult(hostname=host, host=str(address[0]), port=port, family=kind, proto=0, flags=socket.AI_NUMERICHOST)
+        for kind, _, _, _, address in await asked
+    ]
 
 
 def _settled(answer: asyncio.Future[T], outcome: T) -> None:

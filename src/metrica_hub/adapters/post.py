@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from metrica_hub.adapters import aside
+from metrica_hub.adapters import addresses_of
 from metrica_hub.decisions.webhooks import may_reach, objection
 from metrica_hub.errors import NotTaken
 
@@ -74,16 +74,11 @@ class _Resolver(AbstractResolver):
         Raises:
             OSError: there is none.
         """
-        asked, _ = aside(lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM), "webhook-address")
-        found = await asked
-        addresses = [(str(address[0]), kind) for kind, _, _, _, address in found]
-        good = [(address, kind) for address, kind in addresses if may_reach(address, private=self._private)]
+        found = await addresses_of(host, port, family, "webhook-address")
+        good = [one for one in found if may_reach(one["host"], private=self._private)]
         if not good:
             raise OSError(None, "its address is of this machine or of a private network ([webhooks] private)")
-        return [
-            ResolveResult(hostname=host, host=address, port=port, family=kind, proto=0, flags=socket.AI_NUMERICHOST)
-            for address, kind in good
-        ]
+        return good
 
     async def close(self) -> None:
         """There is nothing to close."""

@@ -10,6 +10,7 @@ import msgspec
 from metrica_fleet.identity import DeviceId, StreamId
 from metrica_fleet.messages import Service
 from metrica_fleet.records import Scalar, Vitals
+from metrica_hub.decisions.lamp import Lamp
 
 Connection = Literal["online", "offline", "flapping", "never-seen"]
 
@@ -120,7 +121,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceWhole(DeviceState, frozen=True, kw_only=True):
-    """What is known of a device now, and what runs on it. ``None`` is unknown."""
+    """What is known of a device now, what runs on it, and whether Prometheus reaches it. ``None`` is unknown."""
 
     services: tuple[Service, ...] | None = None
     """By name; ``None``: it never said, as an agent of before does not."""
@@ -130,6 +131,8 @@ class DeviceWhole(DeviceState, frozen=True, kw_only=True):
     """How many more there are than are told."""
     engine_answers: bool | None = None
     """Whether its container engine does; if not, they are as it told last."""
+    prometheus: Lamp | None = None
+    """Whether Prometheus reaches its Netdata; ``None``: this hub asks no Prometheus."""
 
 
 class EventRow(msgspec.Struct, frozen=True, kw_only=True):

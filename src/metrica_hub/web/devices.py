@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from metrica_hub.decisions.lamp import Lamp
     from metrica_hub.web.reads import Reads
 
 _KIND: Final = "device"
@@ -52,10 +53,25 @@ class DayView(msgspec.Struct, frozen=True, kw_only=True):
 class Devices:
     """The resource."""
 
-    def __init__(self, reads: Reads, *, day: Callable[[str], Day | None], now: Callable[[], datetime]) -> None:
-        """``day``: what the last 24 hours of a device were like, as far as it is known."""
+    def __init__(
+        self,
+        reads: Reads,
+        *,
+        day: Callable[[str], Day | None],
+        lamp: Callable[[str], Lamp | None],
+        now: Callable[[], datetime],
+    ) -> None:
+        """Put it together.
+
+        Args:
+            reads: the database.
+            day: what the last 24 hours of a device were like, as far as it is known.
+            lamp: whether Prometheus reaches a device, where it is asked.
+            now: by which ages are told.
+        """
         self._reads = reads
         self._day = day
+        self._lamp = lamp
         self._now = now
 
     def routes(self) -> tuple[Route, ...]:
@@ -75,7 +91,7 @@ class Devices:
                 "/api/v1/devices/{device}",
                 "getDevice",
                 self.get,
-                "One device as it is now, and what runs on it.",
+                "One device as it is now, what runs on it, and whether Prometheus reaches it.",
                 answers=DeviceWhole,
                 versioned=True,
             ),
@@ -105,7 +121,9 @@ class Devices:
         device = await self._known(device_of(request))
         running = await self._reads.running(device.device)  # behind the device, so that its version is not too new
         runs = structs.asdict(running) if running is not None else {}
-        return versioned(request, DeviceWhole(**structs.asdict(self._aged(device)), **runs), str(device.change))
+        lamp = self._lamp(device.device)
+        whole = DeviceWhole(**structs.asdict(self._aged(device)), **runs, prometheus=lamp)
+        return versioned(request, whole, str(device.change) if lamp is None else f"{device.change}-{lamp.state}")
 
     async def get_day(self, request: web.Request) -> web.StreamResponse:
         """Answer with its last 24 hours."""

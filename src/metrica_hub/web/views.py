@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from metrica_fleet.messages import Service
     from metrica_fleet.records import Vitals
     from metrica_hub.decisions.fleet_state import Claimant, DeviceState
+    from metrica_hub.decisions.lamp import Lamp
 
 SHOWN: Final = ("problems", "online", "offline", "confirmed", "trial", "refused", "safe", "held", "stopped")
 """The counters on top; each is a filter as well."""
@@ -68,6 +69,13 @@ _DEPLOYMENT: Final = {
     "confirmed": Word("✔", "confirmed", "good"),
 }
 _UNKNOWN: Final = Word("·", "nothing yet", "off")
+_REACHED: Final = {
+    "reached": Word("●", "reached", "good"),
+    "not-reached": Word("○", "not reached", "off"),
+    "no-target": Word("·", "no target of it", "warn"),
+    "unknown": Word("◌", "not known", "warn"),
+}
+_NOT_ASKED: Final = Word("·", "not asked", "off")
 _SERVICE: Final = {
     "running": Word("●", "running", "good"),
     "healthy": Word("●", "healthy", "good"),
@@ -124,6 +132,37 @@ class DeviceView:
     shown: tuple[str, ...]
     order: str
     needs_attention: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LampView:
+    """Whether Prometheus reaches a device, as the page says it."""
+
+    word: Word
+    about: str
+    """Why it is so, on hover."""
+    before: str
+    """What stands before the time; empty: nothing."""
+    at: datetime | None
+    """When it was so; ``None``: that is not known, or says nothing."""
+
+
+def lamp_view(lamp: Lamp | None) -> LampView:
+    """Return what the page says about ``lamp``: how it is, and where that is not well, since when."""
+    if lamp is None:
+        return LampView(_NOT_ASKED, "This hub asks no Prometheus: [prometheus] url of hub.toml.", "", None)
+    word = _REACHED[lamp.state]
+    match lamp.state:
+        case "reached":
+            return LampView(word, "Prometheus reaches its Netdata.", "", lamp.reached_at)
+        case "not-reached":
+            before = "last" if lamp.reached_at else "not since this hub asks"
+            return LampView(word, "Prometheus does not reach its Netdata.", before, lamp.reached_at)
+        case "no-target":
+            return LampView(word, "Prometheus has no target for it, or scraped it no more.", "", None)
+        case "unknown":
+            before = "Prometheus last answered" if lamp.answered_at else "Prometheus has not answered yet"
+            return LampView(word, "Prometheus does not answer this hub.", before, lamp.answered_at)
 
 
 def view_of(device: DeviceState) -> DeviceView:

@@ -22,6 +22,7 @@ from metrica_hub.decisions.fleet_state import (
     VitalsPoint,
     selects,
 )
+from metrica_hub.decisions.lamp import Lamp
 from metrica_hub.web.app import make_app, serving
 from metrica_hub.web.devices import Devices
 from metrica_hub.web.events import Events
@@ -105,6 +106,7 @@ class Store:
     states: list[DeviceState] = field(default_factory=list[DeviceState])
     rows: list[EventRow] = field(default_factory=list[EventRow])
     runs: dict[str, Running] = field(default_factory=dict[str, Running])
+    lamps: dict[str, Lamp] = field(default_factory=dict[str, Lamp])
 
     async def answers(self) -> None:
         """It always does."""
@@ -138,7 +140,8 @@ class Store:
 @asynccontextmanager
 async def hub_with(store: Store) -> AsyncGenerator[str]:
     """Serve ``store`` by the real API; yield its address."""
-    routes = [*Devices(store, day=lambda _: None, now=lambda: datetime.now(UTC)).routes(), *Events(store).routes()]
+    devices = Devices(store, day=lambda _: None, lamp=store.lamps.get, now=lambda: datetime.now(UTC))
+    routes = [*devices.routes(), *Events(store).routes()]
     async with serving(make_app(routes, lambda route: route.handler), "127.0.0.1", 0) as port:
         yield f"http://127.0.0.1:{port}"
 

@@ -5,6 +5,7 @@ import json
 import re
 import socket
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
@@ -14,6 +15,10 @@ from metrica_cli.fleet import device_rows
 from metrica_cli.look import Look
 from metrica_fleet.messages import Service
 from metrica_hub.decisions.fleet_state import Claimant, Running
+from metrica_hub.decisions.lamp import Lamp
+
+if TYPE_CHECKING:
+    from metrica_hub.decisions.lamp import LampState
 
 WORDS = "no workload is to run, by ada, stop order 7: smoke"
 
@@ -55,7 +60,7 @@ async def test_json_is_the_hubs_own_json(capsys: pytest.CaptureFixture[str]) -> 
     assert [item["device"] for item in listed["items"]] == ["pi-01", "pi-02", "pi-03", "pi-04"]
     assert listed["next"] is None
     aged = "last_heard_ago_s"  # of the answer, not of the device
-    runs = {"services": None, "services_at": None, "services_untold": 0, "engine_answers": None}
+    runs = {"services": None, "services_at": None, "services_untold": 0, "engine_answers": None, "prometheus": None}
     assert {**listed["items"][0], **runs, aged: None} == {**one, aged: None}
     assert one["vitals"]["disk_free_bytes"] == 3 * 1024**3
 
@@ -88,6 +93,7 @@ async def test_one_device_is_shown_with_why_and_its_last_events(capsys: pytest.C
         ["tags", "north, canary"],
         ["connection", "○ offline (connected)"],
         ["last heard", "1m"],
+        ["prometheus", "not-asked"],
         ["mode", "degraded"],
         ["confirmed", "1f1f1f1f"],
         ["release", "2e2e2e2e"],
@@ -123,6 +129,26 @@ async def test_one_device_is_shown_with_what_runs_on_it(capsys: pytest.CaptureFi
         ["recorder (2)", "↺ restarting (3)", "-", "41", "-", "example.org/rec:2"],
         ["web", "running", "healthy", "0", "5h", "example.org/web:1", "abab"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("reached", "● reached (last: 5h ago)"),
+        ("not-reached", "○ not-reached (last: 5h ago)"),
+        ("no-target", "no-target"),
+        ("unknown", "unknown (it last answered: never since the hub began)"),
+    ],
+)
+async def test_one_device_is_shown_with_whether_prometheus_reaches_it(
+    state: LampState, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lamp = Lamp(state=state, reached_at=datetime.now(UTC) - timedelta(hours=5, minutes=30))
+    async with hub_with(Store(states=[device("pi-02")], lamps={"pi-02": lamp})) as address:
+        assert await metrica("device", "pi-02", "--hub", address) == 0
+        assert f"prometheus:   {said}\n" in capsys.readouterr().out
+        assert await metrica("device", "pi-02", "--hub", address, "-o", "json") == 0
+        assert json.loads(capsys.readouterr().out)["prometheus"]["state"] == state
 
 
 async def test_events_may_be_those_of_one_device(capsys: pytest.CaptureFixture[str]) -> None:

@@ -126,3 +126,22 @@ def test_an_address_that_prometheus_could_not_use_is_refused(address: str) -> No
     base = {"METRICA_HUB_FLEET": "home", "METRICA_HUB_DATABASE_URL": URL}
     with pytest.raises(Misconfigured, match="METRICA_HUB_METRICS_NETDATA_ADDRESS"):
         settings.load(None, base | {"METRICA_HUB_METRICS_NETDATA_ADDRESS": address})
+
+
+@pytest.mark.parametrize(
+    "url", ["http://prometheus:9090", "https://fleet.example.org/prometheus/", "http://[::1]:9090"]
+)
+def test_where_prometheus_is(tmp_path: Path, url: str) -> None:
+    parts = load(tmp_path, WHOLE, METRICA_HUB_PROMETHEUS_URL=url)
+    assert parts.prometheus is not None
+    assert (parts.prometheus.url, parts.prometheus.poll_s) == (url, 20.0)
+    assert load(tmp_path, WHOLE).prometheus is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["prometheus:9090", "http://me:secret@prometheus:9090", "http://p:9090/?a=b", "file:///etc", "http://p:9090\n"],
+)
+def test_prometheus_address_has_no_password_and_no_question(tmp_path: Path, url: str) -> None:
+    with pytest.raises(Misconfigured, match=r"METRICA_HUB_PROMETHEUS_URL: prometheus\.url must"):
+        load(tmp_path, WHOLE, METRICA_HUB_PROMETHEUS_URL=url)

@@ -12,7 +12,7 @@ from metrica_hub.web.cursors import NEWEST, device_of, only
 from metrica_hub.web.pages.plots import HEIGHT, WIDTH, marks_of, plots_of
 from metrica_hub.web.pages.timeline import timeline_of
 from metrica_hub.web.routing import Route
-from metrica_hub.web.views import Word, service_word, view_of
+from metrica_hub.web.views import Word, lamp_view, service_word, view_of
 from metrica_hub.web.vitals import SPANS, span_of
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from metrica_hub.decisions.commands import CommandState
     from metrica_hub.decisions.fleet_state import DeviceState
+    from metrica_hub.decisions.lamp import Lamp
     from metrica_hub.web.board import Board
     from metrica_hub.web.pages.frame import Frame
     from metrica_hub.web.pages.parts import PartStream
@@ -54,10 +55,11 @@ class Commands(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What devices told, and what they were told."""
+    """What devices told, what they were told, and what Prometheus tells of them."""
 
     reads: Reads
     commands: Commands
+    lamp: Callable[[str], Lamp | None]
 
 
 class DevicePage:
@@ -69,6 +71,7 @@ class DevicePage:
         self._board = board
         self._reads = told.reads
         self._commands = told.commands
+        self._lamp = told.lamp
         self._vitals = vitals
 
     def routes(self) -> tuple[Route, ...]:
@@ -92,9 +95,9 @@ class DevicePage:
         return await self._parts.send(request, self._maker(request, device_of(request), span_of(request)))
 
     def _maker(self, request: web.Request, name: str, span: Span) -> Callable[[], Awaitable[Mapping[str, str]]]:
-        """Return what makes the parts, anew only after the device changed: whatever it says changes it.
+        """Return what makes the parts, most of them only after the device changed: whatever it says changes it.
 
-        Who may give commands sees those that were given; what becomes of them need not change the device.
+        What Prometheus says of it does not, nor what becomes of commands, which those see who may give them.
         """
         change, made = -1, dict[str, str]()
         sees_commands = reaches(request[PRINCIPAL].role, "operator")
@@ -104,7 +107,8 @@ class DevicePage:
             device = self._device(name)
             if device.change != change:
                 change, made = device.change, await self._made(device, span)
-            return {**made, **await self._given(name)} if sees_commands else made
+            now = {**self._head(device), **made}
+            return {**now, **await self._given(name)} if sees_commands else now
 
         return make
 
@@ -112,20 +116,28 @@ class DevicePage:
         found = await self._commands.commands(device=name, state=None, before=NEWEST, limit=_COMMANDS)
         return {"device-commands": self._frame.part("device-commands.html", commands=found, words=COMMAND_WORDS)}
 
+    def _head(self, device: DeviceState) -> dict[str, str]:
+        html = self._frame.part(
+            "device-head.html",
+            device=view_of(device),
+            state=device,
+            lamp=lamp_view(self._lamp(device.device)),
+            grafana=self._frame.grafana,
+        )
+        return {"device-head": html}
+
     async def _made(self, device: DeviceState, span: Span) -> dict[str, str]:
         events = await self._reads.events(device=device.device, before=NEWEST, limit=_EVENTS)
         history = await self._vitals.of(device.device, span)
         running = await self._reads.running(device.device)
         services = [(one, service_word(one)) for one in running.services] if running is not None else []
-        view = view_of(device)
         part = self._frame.part
         return {
-            "device-head": part("device-head.html", device=view, state=device, grafana=self._frame.grafana),
             "device-timeline": part("device-timeline.html", entries=timeline_of(events[::-1])),
             "device-services": part("device-services.html", running=running, services=services),
             "device-vitals": part(
                 "device-vitals.html",
-                device=view,
+                device=view_of(device),
                 span=span,
                 spans=SPANS,
                 plots=plots_of(history),

@@ -16,6 +16,9 @@ from metrica_hub.web.pages.trail import AuditPage
 from metrica_hub.web.vitals import VitalsResource
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from metrica_hub.decisions.lamp import Lamp
     from metrica_hub.web.board import Board
     from metrica_hub.web.live import Live
     from metrica_hub.web.pages.device import Commands
@@ -47,6 +50,8 @@ class Sources:
     commands: Commands
     doubts: Doubts
     """Why devices may not heed this hub."""
+    lamp: Callable[[str], Lamp | None]
+    """Whether Prometheus reaches a device, where it is asked."""
 
 
 def dashboard(frame: Frame, board: Board, live: Live, sources: Sources, *, hub_key: str | None) -> tuple[Resource, ...]:
@@ -59,7 +64,7 @@ def dashboard(frame: Frame, board: Board, live: Live, sources: Sources, *, hub_k
         vitals,
         SignInPage(frame),
         FleetPage(frame, board, live, sources.doubts),
-        DevicePage(frame, parts, board, Told(sources.reads, sources.commands), vitals),
+        DevicePage(frame, parts, board, Told(sources.reads, sources.commands, sources.lamp), vitals),
         RolloutPages(frame, parts, sources.rollouts, sources.doubts),
         EventsPage(frame, board, live, sources.reads),
         StopPage(frame, parts, board, sources.orders, hub_key=hub_key),

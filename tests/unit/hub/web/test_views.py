@@ -8,7 +8,8 @@ from tests.unit.hub.values import START, device_state
 from metrica_fleet.messages import Service
 from metrica_fleet.records import Vitals
 from metrica_hub.decisions.fleet_state import Claimant, DeviceState, Refused
-from metrica_hub.web.views import COUNTERS, SHOWN, counts_of, needs_attention, service_word, view_of
+from metrica_hub.decisions.lamp import Lamp
+from metrica_hub.web.views import COUNTERS, SHOWN, counts_of, lamp_view, needs_attention, service_word, view_of
 
 OFFLINE = device_state(device="b-off", connection="offline")
 TRIAL = device_state(device="c-trial", mode="trial", phase="trial", wanted_commit="e" * 40)
@@ -72,6 +73,32 @@ def test_how_a_service_is_is_said_by_its_check_or_by_what_it_ended_with(service:
     found = service_word(service)
     assert (found.word, found.tone) == (word, tone)
     assert found.shape
+
+
+@pytest.mark.parametrize(
+    ("lamp", "word", "before", "has_time"),
+    [
+        (None, "not asked", "", False),
+        (Lamp(state="reached", reached_at=START, answered_at=START), "reached", "", True),
+        (Lamp(state="not-reached", reached_at=START, answered_at=START), "not reached", "last", True),
+        (Lamp(state="not-reached", answered_at=START), "not reached", "not since this hub asks", False),
+        (Lamp(state="no-target", answered_at=START), "no target of it", "", False),
+        (Lamp(state="unknown", reached_at=START, answered_at=START), "not known", "Prometheus last answered", True),
+        (Lamp(state="unknown"), "not known", "Prometheus has not answered yet", False),
+    ],
+)
+def test_the_second_lamp_says_how_it_is_and_where_that_is_not_well_since_when(
+    lamp: Lamp | None, word: str, before: str, *, has_time: bool
+) -> None:
+    found = lamp_view(lamp)
+    assert (found.word.word, found.before, found.at is not None) == (word, before, has_time)
+    assert found.word.shape
+    assert found.about.endswith(".")
+
+
+def test_the_lamps_differ_without_their_colours() -> None:
+    states = ("reached", "not-reached", "no-target", "unknown")
+    assert len({lamp_view(Lamp(state=state)).word.shape for state in states}) == len(states)
 
 
 def test_problems_come_first_and_are_counted() -> None:
