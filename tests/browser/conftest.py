@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
-from tests.fixtures.broker import HOST, Broker
+from tests.fixtures.broker import HOST, Broker, free_port
 from tests.fixtures.database import Cluster
 from tests.fixtures.hub import Hub
+from tests.fixtures.scraping import Prometheus
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator, Iterator
@@ -46,6 +47,8 @@ class House:
     hub: Hub
     broker: Broker
     tokens: dict[str, str]
+    prometheus: Prometheus
+    """Who reaches the first device, and not the second; not running, until a test needs it."""
     signed_in: dict[str, StorageState] = field(default_factory=dict[str, "StorageState"])
     """What a browser keeps of it, by role."""
 
@@ -118,13 +121,22 @@ def housed(chromium: Browser, folder: Path, devices: int, **more: str) -> Genera
         cluster.database() as database,
     ):
         hub = Hub(database.url, broker.port, settings=CLOSED | more)
+        prometheus = _prometheus(folder / "prometheus", hub)
+        hub.environment["METRICA_HUB_PROMETHEUS_URL"] = f"http://{HOST}:{prometheus.port}"
+        hub.environment["METRICA_HUB_PROMETHEUS_POLL_S"] = "0.5"
         subprocess.run([sys.executable, "-m", "metrica_hub", "migrate"], env=hub.environment, check=True)
         cluster.execute(_STORY.replace(":devices", str(devices)), database.name)
         with hub:
             hub.wait_until_ready()
-            house = House(hub, broker, {role: hub.token(role) for role in ("viewer", "operator")})
+            house = House(hub, broker, {role: hub.token(role) for role in ("viewer", "operator")}, prometheus)
             house.signed_in.update((role, state_of(chromium, house, role)) for role in house.tokens)
             yield house
+
+
+def _prometheus(folder: Path, hub: Hub) -> Prometheus:
+    there = {"targets": [f"{HOST}:{hub.port}"], "labels": {"device": "pi-0001"}}
+    nowhere = {"targets": [f"{HOST}:{free_port()}"], "labels": {"device": "pi-0002"}}
+    return Prometheus(folder, {}, more=[{"job_name": "netdata", "static_configs": [there, nowhere]}])
 
 
 @contextmanager

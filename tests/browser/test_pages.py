@@ -194,6 +194,25 @@ def test_a_device_tells_its_releases_with_reasons_and_durations(visit: Visit) ->
     expect(page.locator("time").first).to_have_attribute("title", re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC$"))
 
 
+def test_the_head_of_a_device_has_a_lamp_for_the_bus_and_one_for_prometheus(visit: Visit, house: House) -> None:
+    page = visit.to("/devices/pi-0001")
+    bus, second = page.locator("#lamp-bus"), page.locator("#lamp-prometheus")
+    expect(bus).to_contain_text(re.compile(r"^Bus\s+●online"))
+    expect(second).to_contain_text(re.compile(r"^Prometheus\s+◌not known\s+Prometheus has not answered yet$"))
+    utc = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC$")
+    with house.prometheus:
+        expect(second).to_contain_text(re.compile(r"^Prometheus\s+●reached\s+(now|\d+ s ago)$"))
+        expect(second.locator(".word")).to_have_class(re.compile("tone-good"))
+        expect(second.locator("time")).to_have_attribute("title", utc)
+        other = visit.to("/devices/pi-0002").locator("#lamp-prometheus")
+        expect(other).to_contain_text(re.compile(r"^Prometheus\s+○not reached\s+not since this hub asks$"))
+        expect(visit.to("/devices/pi-0003").locator("#lamp-prometheus")).to_contain_text("·no target of it")
+        visit.to("/devices/pi-0001")
+        expect(second).to_contain_text("reached")
+    expect(second).to_contain_text(re.compile(r"^Prometheus\s+◌not known\s+Prometheus last answered \d+ s ago$"))
+    expect(second.locator("time")).to_have_attribute("title", utc)
+
+
 def test_what_runs_on_a_device_is_a_table_that_goes_on_by_itself(visit: Visit, house: House) -> None:
     page = visit.to("/devices/pi-0009")
     table = page.get_by_role("region", name="Services of the device").get_by_role("table")

@@ -6,7 +6,9 @@ import json
 import re
 import secrets
 import subprocess
+import tomllib
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 from tests.fixtures.engine import busybox
@@ -115,6 +117,13 @@ def test_the_hub_reaches_postgres_and_caddy_and_prometheus_do_not(stack: Stack) 
     assert stack.hears("hub", "postgres", 5432) == "it is postgres"
     assert stack.hears("caddy", "postgres", 5432) == ""
     assert stack.hears("prometheus", "postgres", 5432) == ""
+
+
+def test_the_hub_reaches_prometheus_where_its_file_says(stack: Stack) -> None:
+    url = urlsplit(tomllib.loads((STACK / "hub" / "hub.toml").read_text(encoding="utf-8"))["prometheus"]["url"])
+    assert url.hostname is not None
+    assert url.port is not None
+    assert stack.hears("hub", url.hostname, url.port) == "it is prometheus"
 
 
 def test_not_by_its_address_either(stack: Stack) -> None:
