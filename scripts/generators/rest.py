@@ -32,7 +32,7 @@ Made from the hub's route table by `scripts/reference`; do not edit. For program
   have `Retry-After`.
 - A `POST` may carry an `Idempotency-Key`: what comes again with it within a day is not done again, and answered
   alike.
-- Streams are server-sent events; `Last-Event-ID` resumes.
+- Streams are server-sent events, their data JSON; `Last-Event-ID` resumes.
 
 More of it in words: [the hub](hub.md#http).
 
@@ -97,8 +97,16 @@ def _operation(path: str, method: str, one: Json) -> str:
 
 def _content(content: Json) -> str:
     media, what = next(iter(content.items()))
+    if media == "text/event-stream":
+        return f"server-sent events: {', '.join(_event(one) for one in what['schema'].get('oneOf', [what['schema']]))}"
     shown = words(what["schema"])
     return shown if media == "application/json" else f"{shown} as `{media}`"
+
+
+def _event(schema: Json) -> str:
+    named, data = schema["properties"]["event"], schema["properties"]["data"]["contentSchema"]
+    name = f"`{named['const']}`" if "const" in named else "each by its kind"
+    return f"{name} with {words(data)}"
 
 
 def _answers(responses: Json) -> str:

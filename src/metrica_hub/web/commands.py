@@ -30,7 +30,7 @@ from metrica_hub.web.cursors import (
     text_of,
 )
 from metrica_hub.web.live import LASTS_S, SINCE, is_past, open_stream, until, until_it_ends
-from metrica_hub.web.routing import Parameter, Route
+from metrica_hub.web.routing import Parameter, Route, Sent
 
 if TYPE_CHECKING:
     from aiohttp_sse import EventSourceResponse
@@ -130,8 +130,7 @@ class CommandResource:
                 "What comes of a command: its parts and states as they come, until its end; resumes by Last-Event-ID.",
                 role=role,
                 query=(SINCE,),
-                answers=str,
-                answers_as="text/event-stream",
+                sends=(Sent("part", CommandPart), Sent("state", CommandState, has_id=False)),
                 ends=True,
             ),
             Route(

@@ -15,17 +15,17 @@ import msgspec
 import structlog
 from aiohttp_sse import EventSourceResponse
 
+from metrica_hub.decisions.fleet_state import DeviceState, EventRow
 from metrica_hub.errors import BadRequest, StoreAway
 from metrica_hub.web.answers import json_text
 from metrica_hub.web.cursors import number, only
-from metrica_hub.web.routing import Parameter, Route
+from metrica_hub.web.routing import Parameter, Route, Sent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from aiohttp import web
 
-    from metrica_hub.decisions.fleet_state import DeviceState, EventRow
     from metrica_hub.web.board import Board
     from metrica_hub.web.reads import Reads
     from metrica_hub.web.ring import Ring
@@ -86,8 +86,7 @@ class Live:
                 self.stream_devices,
                 "Devices as they change; resumes by Last-Event-ID.",
                 query=(SINCE,),
-                answers=str,
-                answers_as="text/event-stream",
+                sends=(Sent("device", DeviceState),),
             ),
             Route(
                 "GET",
@@ -96,8 +95,7 @@ class Live:
                 self.stream_events,
                 "Events as they are stored; resumes by Last-Event-ID.",
                 query=(SINCE,),
-                answers=str,
-                answers_as="text/event-stream",
+                sends=(Sent(None, EventRow),),
             ),
         )
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from metrica_hub.web.routing import Sent
+
 Json = dict[str, Any]
 
 Number = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
@@ -78,7 +80,8 @@ def document(routes: Sequence[Route], version: str) -> Json:
             "title": "Metrica Fleet",
             "version": version,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-            "description": "Lists have cursors, errors are problem+json, x-role is the least role that may.",
+            "description": "Lists have cursors, errors are problem+json, x-role is the least role that may."
+            " Of text/event-stream the schema is that of each event, an object of its fields.",
         },
         "paths": dict(sorted(paths.items())),
         "components": {
@@ -105,6 +108,7 @@ class _Kinds:
             kinds += [one.kind for one in route.query]
             kinds += [IN_PATHS[name] for name in _IN_BRACES.findall(route.path)]
             kinds += [kind for kind in (route.takes, route.answers) if kind is not None]
+            kinds += [one.data for one in route.sends]
         schemas, self.components = msgspec.json.schema_components(kinds, ref_template=_REF)
         self._schemas = list(zip(kinds, schemas, strict=True))
 
@@ -152,6 +156,8 @@ def _responses(route: Route, kinds: _Kinds) -> Json:
     }
     if route.answers is not None:
         good["content"] = {route.answers_as: {"schema": kinds.of(route.answers)}}
+    if route.sends:
+        good["content"] = {"text/event-stream": {"schema": _one_of([_event(one, kinds) for one in route.sends])}}
     if route.status in {201, 202}:
         good["headers"]["Location"] = _header("where it is")
     responses: Json = {str(route.status): good}
@@ -163,6 +169,24 @@ def _responses(route: Route, kinds: _Kinds) -> Json:
     for status in sorted(statuses(route)):
         responses[str(status)] = {"description": ABOUT_STATUS[status], "content": content}
     return responses
+
+
+def _event(sent: Sent, kinds: _Kinds) -> Json:
+    """Return the schema of an event, as OpenAPI 3.2 has it in ``itemSchema``; 3.1 has no word for it."""
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": kinds.of(sent.data)}
+    return {
+        "type": "object",
+        "required": ["event", "data", *(["id"] if sent.has_id else [])],
+        "properties": {
+            "event": {"type": "string"} if sent.name is None else {"const": sent.name},
+            "id": {"type": "string", "pattern": "^[0-9]+$"},
+            "data": data,
+        },
+    }
+
+
+def _one_of(schemas: Sequence[Json]) -> Json:
+    return schemas[0] if len(schemas) == 1 else {"oneOf": list(schemas)}
 
 
 def statuses(route: Route) -> set[int]:

@@ -25,6 +25,18 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
+class Sent:
+    """One kind of server-sent event."""
+
+    name: str | None
+    """Its ``event``; ``None``: what it tells says which."""
+    data: Any
+    """The type of its data, which are JSON."""
+    has_id: bool = True
+    """Whether it is a place to come back to."""
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """One method of one path."""
 
@@ -43,6 +55,8 @@ class Route:
     answers: Any = None
     """The type of what is answered; ``None``: nothing that has one."""
     answers_as: str = "application/json"
+    sends: tuple[Sent, ...] = ()
+    """The server-sent events that it answers with, in the place of ``answers``."""
     status: int = 200
     """Of an answer that is none of the problems."""
     problems: tuple[int, ...] = ()

@@ -8,14 +8,21 @@ import json
 import re
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jsonschema_rs
 import pytest
 from tests.fixtures.broker import HOST, Broker
 from tests.fixtures.hub import FLEET, Hub
+from tests.integration.hub.device import topic
+from tests.integration.hub.test_commands import Commanded
 from tests.integration.hub.test_http import DEVICES, tell
+from tests.integration.hub.waiting import until
 
+from metrica_fleet.records import Seq
+from metrica_fleet.topics import COMMANDS
 from metrica_hub import settings
 from metrica_hub.adapters.store.pool import close_pool, open_pool
 from metrica_hub.assembling import assembled
@@ -38,9 +45,8 @@ PAPERS_BUDGET_S = 15
 LINKS_BUDGET_S = 12
 ERRORS_ALONE = {"streamDevices", "streamEvents", "testWebhook"}
 """What is asked well of these never ends (test_http.py reads streams), or goes to wherever a made-up address leads."""
-SPARED = r"(/commands/.*/stream|/openapi\.json)$"
-"""A command's stream, of whose events the document has no schema (test_commands.py reads it), and the document itself,
-which schemathesis reads and does not try."""
+SPARED = r"/openapi\.json$"
+"""The document itself, which schemathesis reads and does not try."""
 
 ALLOWED: dict[str, Role | None] = {
     "getHealth": None,
@@ -127,7 +133,7 @@ Of stops that it is to sign it says that it has no key (409; with one: test_stop
 
 @pytest.fixture(scope="module")
 def closed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    """A hub that has heard of seven devices, and shows nothing to whoever has no token."""
+    """A hub that has heard of seven devices, has a command's answer, and shows nothing to whoever has no token."""
     with (
         Broker(tmp_path_factory.mktemp("api")) as broker,
         cluster.database() as database,
@@ -136,8 +142,33 @@ def closed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         hub.wait_until_ready()
         hub.shown = hub.token("viewer", "teller")
         asyncio.run(tell(broker, hub))
+        hub.shown = hub.token("operator", "commander")
+        asyncio.run(command(broker, hub))
         hub.shown = None
         yield hub
+
+
+async def command(broker: Broker, hub: Hub) -> None:
+    """Give a device a command; it answers in two parts."""
+    name = DEVICES[0]
+    async with Commanded(name, broker.port) as device:
+        await device.client.subscribe(topic(name, COMMANDS), qos=1)
+        await device.is_present("online", 2)
+        await until(lambda: hub.get(f"/api/v1/devices/{name}").json["connection"] == "online")
+        body = json.dumps({"verb": "logs", "arguments": {"service": "web"}})
+        made = hub.get(f"/api/v1/devices/{name}/commands", {"Content-Type": "application/json"}, "POST", body)
+        assert made.status == 202, made.text
+        number = Seq(made.json["id"])
+        await device.next_command()
+        await device.answer(number, "running", part=0, lines=("one", "two"))
+        await device.answer(number, "running", part=1, lines=("three",))
+        await device.answer(number, "done", part=2, message="3 lines")
+        await until(lambda: answered(hub))
+
+
+def answered(hub: Hub, token: str | None = None) -> list[int]:
+    """Return the commands that a device has done: their streams end. Those of others go on, or are 404."""
+    return [one["id"] for one in hub.get("/api/v1/commands?state=done", token=token).json["items"]]
 
 
 @pytest.fixture(scope="module")
@@ -197,10 +228,56 @@ async def test_every_route_has_a_name_of_its_own_and_says_what_it_answers(routes
     for route in routes:
         assert route.about.endswith("."), route.name
         if is_for_programs(route):
-            assert (route.answers is None) == (route.status == 204), route.name
+            says = route.answers is not None, bool(route.sends)
+            assert says.count(True) == (0 if route.status == 204 else 1), route.name
             assert route.takes is None or route.changes, route.name
             by_itself = route.name in BY_PAPERS
             assert by_itself or not route.changes or route.role not in {None, "viewer"}, route.name
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("/api/v1/devices/stream?after=0", ["device"]),
+        ("/api/v1/events/stream?after=0", ["release.staged"]),
+        ("/api/v1/commands/{id}/stream", ["part", "part", "state"]),
+    ],
+)
+def test_the_events_of_a_stream_keep_to_the_document(
+    path: str, names: list[str], closed: Hub, tokens: dict[Role, str]
+) -> None:
+    document = closed.get("/api/v1/openapi.json").json
+    described = document["paths"][path.partition("?")[0]]["get"]["responses"]["200"]
+    schema = described["content"]["text/event-stream"]["schema"]
+    kinds = schema.get("oneOf", [schema])
+    (number,) = answered(closed, tokens["operator"])
+    found = list(islice(_events(closed, path.replace("{id}", str(number)), tokens["operator"]), len(names)))
+    assert [event["event"] for event in found] == names
+    for event in found:
+        (kind,) = [one for one in kinds if one["properties"]["event"].get("const") in {None, event["event"]}]
+        jsonschema_rs.validate(kind, event)
+        data = kind["properties"]["data"]["contentSchema"]
+        jsonschema_rs.validate({**data, "components": document["components"]}, json.loads(event["data"]))
+
+
+def _events(hub: Hub, path: str, token: str) -> Iterator[dict[str, str]]:
+    """Yield the events of a stream, each by its fields."""
+    connection = http.client.HTTPConnection(HOST, hub.port, timeout=20)
+    try:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+        answer = connection.getresponse()
+        event: dict[str, str] = {}
+        while line := answer.readline().decode():
+            name, _, value = line.rstrip("\r\n").partition(": ")
+            if name:
+                event[name] = value
+            elif "data" in event:
+                yield event
+                event = {}
+            else:
+                event = {}  # how soon to come back
+    finally:
+        connection.close()
 
 
 def test_the_api_keeps_to_its_document(closed: Hub, tokens: dict[Role, str], tmp_path: Path) -> None:
@@ -265,6 +342,9 @@ def _exceptions(hub: Hub, document: dict[str, Any], token: str) -> Iterator[str]
             if operation["operationId"] in RULED:
                 yield f'[[operations]]\ninclude-operation-id = "{operation["operationId"]}"'
                 yield 'checks.positive_data_acceptance.expected-statuses = ["2xx", "409", "422", "429"]'
+            if operation["operationId"] == "streamCommand":
+                (number,) = answered(hub, token)
+                yield f'[[operations]]\ninclude-operation-id = "streamCommand"\nparameters = {{ id = {number} }}'
             if not any(one["name"] == "after" for one in operation.get("parameters", [])) or path.endswith("/stream"):
                 continue
             following = hub.get(f"{path.replace('{device}', DEVICES[0])}?limit=1", token=token).json.get("next")
