@@ -226,6 +226,9 @@ def test_what_runs_on_a_device_is_a_table_that_goes_on_by_itself(visit: Visit, h
         ]
     )
     expect(table.get_by_role("row").filter(has_text="web")).to_contain_text("healthy")
+    right = "one => one.getBoundingClientRect().right"
+    edge = page.locator("#device-head").evaluate(right)
+    assert page.locator("#device-services").evaluate(right) <= edge + 1, "a wide table moves in its own frame"
     meanwhile(runs(house, "pi-0009", service("web", state="exited", exit_code=137)))
     expect(table.get_by_role("rowheader")).to_have_text(["web"])
     expect(table).to_contain_text("stopped, exit code 137")
