@@ -9,6 +9,7 @@ simulate  the command's side: processes, progress, report
 main      one process: a part of the crowd, told by its standard output
 crowd     many devices: switched on over a while, cut off, rebooted, and in the end waited for
 member    one device: ledger, report task, bus; a clock and a network of its own
+workload  what runs on a device, as it says on each connection and when that changes
 diary     what the devices of one process told, in order
 tally     where a crowd stands, in numbers
 poison    a client that publishes what no device would

@@ -16,7 +16,8 @@ from typing import Final
 from metrica_agent.adapters.bus import Broker, Bus
 from metrica_agent.adapters.clock import Clock
 from metrica_agent.adapters.ledger import Ledger
-from metrica_agent.decisions.world import Saying
+from metrica_agent.decisions.services import Shown
+from metrica_agent.decisions.world import Saying, Stamp
 from metrica_agent.tasks.report import ReportTask, Timing
 from metrica_agent.wake import Wake
 from metrica_fleet import __version__
@@ -25,6 +26,7 @@ from metrica_fleet.messages import Status
 from metrica_fleet.records import Vitals
 from metrica_sim.crowd.diary import Diary
 from metrica_sim.crowd.plan import Plan
+from metrica_sim.crowd.workload import REPAIRED, runs
 from metrica_sim.network import Network, Relay
 from metrica_sim.vitals import SimulatedVitals
 
@@ -53,6 +55,8 @@ class Member:
     events: int = 0
     reboots: int = 0
     _ledger: Ledger | None = None
+    _shown: Shown | None = None
+    """What runs: said on each connection, and when a service was put right."""
     _last_event: int = 0
     """The number that the ledger gave to the last event."""
     _quiet: bool = False
@@ -123,11 +127,13 @@ class Member:
         self._ledger = ledger = await Ledger.open(folder / "agent.sqlite", appended=wake.nudge, thread=self.thread)
         try:
             await self._catch_up(ledger, clock)
+            began = clock.stamp()
+            self._shown = runs(began, began)
             self.on = True
             async with asyncio.TaskGroup() as life:
                 tasks = [
                     life.create_task(self._report(ledger, clock, wake, host, port).run()),
-                    life.create_task(self._tell(ledger, clock)),
+                    life.create_task(self._tell(ledger, clock, began)),
                 ]
                 await self._switched_off.wait()
                 async with self._telling:
@@ -159,6 +165,7 @@ class Member:
             clock=clock,
             vitals=SimulatedVitals(str(self.id), clock.now_s),
             status=self._status,
+            shown=lambda: self._shown,
             on_head=lambda _: None,
             chance=self.chance.random,
             wake=wake,
@@ -173,20 +180,21 @@ class Member:
             ),
         )
 
-    async def _tell(self, ledger: Ledger, clock: Clock) -> None:
+    async def _tell(self, ledger: Ledger, clock: Clock, began: Stamp) -> None:
         while not self._quiet:
             await asyncio.sleep(self.chance.expovariate(1 / self.plan.event_every_s))
             async with self._telling:
                 if self._quiet or self._switched_off.is_set():
                     return
-                number = self.events + 1
+                number, repaired = self.events + 1, clock.stamp()
+                self._shown = runs(began, repaired)
                 saying = Saying(
                     kind=KIND,
                     reason="containers",
-                    message=f'service "web" is exited (exit code {self.chance.randrange(256)})',
+                    message=f'service "{REPAIRED}" is exited (exit code {self.chance.randrange(256)})',
                     detail={"number": number},
                 )
-                (self._last_event,) = await ledger.record(clock.stamp(), sayings=(saying,))
+                (self._last_event,) = await ledger.record(repaired, sayings=(saying,))
                 self.events = number
                 self.diary.told(self.id, number)
 

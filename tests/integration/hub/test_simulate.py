@@ -39,6 +39,14 @@ def test_a_crowd_connects_tells_and_is_stored(
     ).split()
     assert int(backlog) >= 7
     assert hub.get("/metrics").text.count("metrica_device_info{") == 24
+    # Each has said on its connection what runs, and again when what it repaired ran anew.
+    running = [hub.get(f"/api/v1/devices/crowd-{number:02}").json["services"] for number in range(1, 25)]
+    assert [[(one["name"], one["state"]) for one in them] for them in running] == [
+        [("recorder", "running"), ("web", "running")]
+    ] * 24
+    since = [{one["name"]: one["since"] for one in them} for them in running]
+    assert any(one["recorder"] < one["web"] for one in since)
+    assert all(one["recorder"] <= one["web"] for one in since)
 
 
 def test_without_a_hub_the_command_says_that_nothing_was_stored(broker: Broker) -> None:
