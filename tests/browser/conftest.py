@@ -47,10 +47,10 @@ class House:
     hub: Hub
     broker: Broker
     tokens: dict[str, str]
-    prometheus: Prometheus
-    """Who reaches the first device, and not the second; not running, until a test needs it."""
     signed_in: dict[str, StorageState] = field(default_factory=dict[str, "StorageState"])
     """What a browser keeps of it, by role."""
+    prometheus: Prometheus | None = None
+    """Whom the hub asks: who reaches the first device, and not the second; not running, until a test needs it."""
 
     @property
     def url(self) -> str:
@@ -128,7 +128,8 @@ def housed(chromium: Browser, folder: Path, devices: int, **more: str) -> Genera
         cluster.execute(_STORY.replace(":devices", str(devices)), database.name)
         with hub:
             hub.wait_until_ready()
-            house = House(hub, broker, {role: hub.token(role) for role in ("viewer", "operator")}, prometheus)
+            tokens = {role: hub.token(role) for role in ("viewer", "operator")}
+            house = House(hub, broker, tokens, prometheus=prometheus)
             house.signed_in.update((role, state_of(chromium, house, role)) for role in house.tokens)
             yield house
 

@@ -200,6 +200,7 @@ def test_the_head_of_a_device_has_a_lamp_for_the_bus_and_one_for_prometheus(visi
     expect(bus).to_contain_text(re.compile(r"^Bus\s+●online"))
     expect(second).to_contain_text(re.compile(r"^Prometheus\s+◌not known\s+Prometheus has not answered yet$"))
     utc = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC$")
+    assert house.prometheus is not None
     with house.prometheus:
         expect(second).to_contain_text(re.compile(r"^Prometheus\s+●reached\s+(now|\d+ s ago)$"))
         expect(second.locator(".word")).to_have_class(re.compile("tone-good"))

@@ -21,7 +21,6 @@ from tests.integration.hub.test_commands import Commanded
 from tests.integration.hub.test_http import DEVICES, tell
 from tests.integration.hub.waiting import until
 
-from metrica_fleet.records import Seq
 from metrica_fleet.topics import COMMANDS
 from metrica_hub import settings
 from metrica_hub.adapters.store.pool import close_pool, open_pool
@@ -158,7 +157,7 @@ async def command(broker: Broker, hub: Hub) -> None:
         body = json.dumps({"verb": "logs", "arguments": {"service": "web"}})
         made = hub.get(f"/api/v1/devices/{name}/commands", {"Content-Type": "application/json"}, "POST", body)
         assert made.status == 202, made.text
-        number = Seq(made.json["id"])
+        number = made.json["id"]
         await device.next_command()
         await device.answer(number, "running", part=0, lines=("one", "two"))
         await device.answer(number, "running", part=1, lines=("three",))
