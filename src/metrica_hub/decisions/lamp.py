@@ -16,6 +16,8 @@ LampState = Literal["reached", "not-reached", "no-target", "unknown"]
 ROUNDS: Final = 2.5
 """For so many intervals an answer is believed: one that is missed, and its time-out, darken no lamp."""
 ANSWERS_WITHIN_S: Final = 5.0
+_SAME: Final = timedelta(seconds=1)
+"""One sample seems so far from itself at most, for one answer takes longer to come than another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +84,12 @@ def lamp_of(scraped: Scraped, device: str, now: datetime, *, every_s: float) -> 
 
 
 def _scrape(before: Scrape | None, sample: Sample, now: datetime) -> Scrape:
-    if sample.up:
-        return Scrape(up=True, reached_at=now - timedelta(seconds=sample.age_s))
-    return Scrape(up=False, reached_at=before.reached_at if before is not None else None)
+    known_at = before.reached_at if before is not None else None
+    if not sample.up:
+        return Scrape(up=False, reached_at=known_at)
+    reached_at = now - timedelta(seconds=sample.age_s)
+    is_known = known_at is not None and abs(reached_at - known_at) < _SAME
+    return Scrape(up=True, reached_at=known_at if is_known else reached_at)
 
 
 def _state(answered_at: datetime | None, scrape: Scrape | None, now: datetime, believed: timedelta) -> LampState:
