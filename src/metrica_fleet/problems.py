@@ -52,7 +52,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     near = nearest(word, names)
     if near is not None:
         return f'; did you mean "{near}"?'
-    few = 16
+    few = 24
     return f"; known: {listed(names)}" if 0 < len(names) <= few else ""
 
 
