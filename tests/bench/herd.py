@@ -86,6 +86,7 @@ class Device(asyncio.Protocol):
         self._sent = 0
         self._beaten = 0
         self._said: Said | None = None
+        self.statuses = 0
         self._flying: deque[int] = deque()
         self._packet_id = 0
         self._rest = b""
@@ -266,6 +267,7 @@ class Device(asyncio.Protocol):
         )
         is_due, self._said = heeded(self._said, status, beats=self._beaten, stored=self.stored, now_s=self._loop.time())
         if is_due:
+            self.statuses += 1
             self._publish(STATUS, encode(status), retain=True)
 
     def _record(self, seq: int) -> bytes:
@@ -319,6 +321,7 @@ async def _tell(devices: list[Device]) -> None:
             "connected": sum(device.connected for device in devices),
             "records": sum(device.last_seq for device in devices),
             "stored": sum(device.stored for device in devices),
+            "statuses": sum(device.statuses for device in devices),
             "waiting": sum(device.stored < device.last_seq for device in devices),
         }
         print(json.dumps(tally), flush=True)
