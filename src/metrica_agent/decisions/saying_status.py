@@ -1,7 +1,7 @@
 """When the status is said: when it changed, when records are held up, and every ten minutes all the same.
 
 While records flow a heartbeat brings all of it that changes with time, so a status beside each would say it twice: half
-of what a device at rest sends (ADR 0042).
+of what a device at rest sends to the bus (ADR 0042).
 """
 
 from __future__ import annotations
