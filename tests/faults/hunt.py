@@ -245,12 +245,13 @@ def hunt(plan: Plan, *, every_s: float, folder: Path, cluster: Cluster, progress
         plan = msgspec.structs.replace(plan, fleet=FLEET, host="127.0.0.1", port=broker.port, state=str(state))
         with mischief.under_way(plan.ramp_s + plan.duration_s):
             tally = simulate(plan, progress=progress)
-        stored = _rows(cluster, database)
+        stored = arrived(cluster, database)
         (letters,) = cluster.execute("SELECT count(*) FROM dead_letters", database.name).splitlines()
         return Found(tally, len(stored), int(letters), mischief.done, misses(read_diaries(state), stored))
 
 
-def _rows(cluster: Cluster, database: Database) -> list[Row]:
+def arrived(cluster: Cluster, database: Database) -> list[Row]:
+    """Return every event of the crowd that is stored, by device, stream and seq."""
     rows: list[Row] = []
     for line in cluster.execute(ARRIVED, database.name).splitlines():
         device, stream, seq, number = line.split("|")
