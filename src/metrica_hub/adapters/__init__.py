@@ -23,7 +23,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from aiohttp.abc import ResolveResult
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,13 +51,25 @@ def aside(work: Callable[[], T], name: str) -> tuple[asyncio.Future[T], threadin
     return answer, thread
 
 
-async def addresses_of(host: str, port: int, family: socket.AddressFamily, name: str) -> list[ResolveResult]:
-    """Return the addresses of ``host``, as an HTTP client wants them; ``name``: of the thread. Raises OSError."""
-    asked, _ = aside(lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM), name)
-    return [
-        ResolveResult(hostname=host, host=str(address[0]), port=port, family=kind, proto=0, flags=socket.AI_NUMERICHOST)
-        for kind, _, _, _, address in await asked
-    ]
+class Resolver(AbstractResolver):
+    """Finds the addresses of a host for an HTTP client, in a thread called ``name``."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Return the addresses of ``host``. Raises OSError."""
+        asked, _ = aside(lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM), self._name)
+        flags = socket.AI_NUMERICHOST
+        return [
+            ResolveResult(hostname=host, host=str(address[0]), port=port, family=kind, proto=0, flags=flags)
+            for kind, _, _, _, address in await asked
+        ]
+
+    async def close(self) -> None:
+        """There is nothing to close."""
 
 
 def _settled(answer: asyncio.Future[T], outcome: T) -> None:

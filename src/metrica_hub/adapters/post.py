@@ -11,14 +11,15 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 
-from metrica_hub.adapters import addresses_of
+from metrica_hub.adapters import Resolver
 from metrica_hub.decisions.webhooks import may_reach, objection
 from metrica_hub.errors import NotTaken
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
+
+    from aiohttp.abc import ResolveResult
 
 WITHIN_S: Final = 10.0
 _READ_BYTES: Final = 4096
@@ -62,8 +63,9 @@ async def posting(*, private: bool) -> AsyncGenerator[Post]:
         yield Post(session, private=private)
 
 
-class _Resolver(AbstractResolver):
+class _Resolver(Resolver):
     def __init__(self, *, private: bool) -> None:
+        super().__init__("webhook-address")
         self._private = private
 
     async def resolve(
@@ -74,11 +76,8 @@ class _Resolver(AbstractResolver):
         Raises:
             OSError: there is none.
         """
-        found = await addresses_of(host, port, family, "webhook-address")
+        found = await super().resolve(host, port, family)
         good = [one for one in found if may_reach(one["host"], private=self._private)]
         if not good:
             raise OSError(None, "its address is of this machine or of a private network ([webhooks] private)")
         return good
-
-    async def close(self) -> None:
-        """There is nothing to close."""

@@ -7,15 +7,13 @@ reason, and costs no more than that.
 from __future__ import annotations
 
 import math
-import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, Literal
 
 import aiohttp
 import msgspec
-from aiohttp.abc import AbstractResolver, ResolveResult
 
-from metrica_hub.adapters import addresses_of
+from metrica_hub.adapters import Resolver
 from metrica_hub.decisions.lamp import ANSWERS_WITHIN_S, Sample
 from metrica_hub.errors import PrometheusAway
 
@@ -78,7 +76,7 @@ class Prometheus:
 @asynccontextmanager
 async def asking(url: str) -> AsyncGenerator[Prometheus]:
     """Yield a client for the Prometheus at ``url``."""
-    connector = aiohttp.TCPConnector(resolver=_Resolver(), limit=1, ttl_dns_cache=10)
+    connector = aiohttp.TCPConnector(resolver=Resolver("prometheus-address"), limit=1, ttl_dns_cache=10)
     timeout = aiohttp.ClientTimeout(total=ANSWERS_WITHIN_S)
     # What is not packed can't unpack to more than it is.
     headers = {"User-Agent": "metrica-hub", "Accept-Encoding": "identity"}
@@ -110,14 +108,3 @@ def _sample(evaluated_s: float, value: str) -> Sample:
     if not math.isfinite(scraped_s):
         raise ValueError(f"no time of a scrape: {value[:40]}")
     return Sample(up=scraped_s > 0, age_s=max(0.0, evaluated_s - abs(scraped_s)))
-
-
-class _Resolver(AbstractResolver):
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Return the addresses of ``host``. Raises OSError."""
-        return await addresses_of(host, port, family, "prometheus-address")
-
-    async def close(self) -> None:
-        """There is nothing to close."""
