@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import psutil
 import pytest
+from tests.bench.test_fleet import DEVICES, OPEN_FILES, QUEUES
 from tests.faults.hunt import arrived, misses
 from tests.fixtures.agent import FLEET
 from tests.fixtures.broker import Broker
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tests.fixtures.database import Cluster, Database
     from tests.fixtures.hub import Hub
 
-DEVICES: Final = int(os.environ.get("METRICA_BENCH_DEVICES", "10000"))
 TROUBLES: Final = ("--cuts", "1", "--reboots", "1", "--poison", "5")
 """Of each device one an hour; bad messages a second."""
 EVERY: Final = ("--ramp", "120", "--minutes", "5", "--event", "600", "--patience", "300")
@@ -34,8 +33,8 @@ EVERY: Final = ("--ramp", "120", "--minutes", "5", "--event", "600", "--patience
 @pytest.fixture
 def broker(tmp_path: Path) -> Generator[Broker]:
     """With room for them."""
-    allow_files(DEVICES + 200)
-    with Broker(tmp_path, settings=("max_queued_bytes 268435456",)) as running:
+    allow_files(OPEN_FILES)
+    with Broker(tmp_path, settings=(QUEUES,)) as running:
         yield running
 
 

@@ -36,6 +36,7 @@ USUAL_HEARTBEAT_S: Final = 60.0
 ASK_EVERY_S: Final = 0.05
 OPEN_FILES: Final = DEVICES + 200
 """Of the broker: one for each device, and some."""
+QUEUES: Final = "max_queued_bytes 268435456"
 
 EXACTLY_ONCE: Final = """
 SELECT count(*) FROM (
@@ -106,7 +107,7 @@ def crowded(tmp_path: Path) -> Generator[tuple[Broker, int, Path]]:
     subprocess.run(["openssl", *words.split(), *names.split()], cwd=tmp_path, check=True, capture_output=True)
     tls = free_port()
     settings = (
-        "max_queued_bytes 268435456",
+        QUEUES,
         f"listener {tls} {HOST}",
         f"certfile {tmp_path}/broker.crt",
         f"keyfile {tmp_path}/broker.key",

@@ -93,8 +93,8 @@ class Witness:
 
 def _require_orders_alone(line: str, signers: str, commit: str) -> None:
     """Refuse the hub's key for orders where it may sign more: who breaks the hub could then sign commits."""
-    known = {one.key: one.namespaces for one in signers_in(line.encode())}
-    if any(known.get(one.key, one.namespaces) != one.namespaces for one in signers_in(signers.encode())):
+    (own,) = signers_in(line.encode())
+    if any(one.key == own.key and one.namespaces != own.namespaces for one in signers_in(signers.encode())):
         what = f"by {FILE} of the fleet repository (commit {commit}) the hub's key for orders may sign more than orders"
         raise Invalid(f"{what}; have no line for it but this: {line}", reason="signer-unbounded")
 

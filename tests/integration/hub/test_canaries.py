@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -123,14 +121,7 @@ async def test_no_secret_is_in_logs_answers_metrics_pages_or_errors(
 
 def ran(hub: Hub, *command: str) -> str:
     """Return what ``metrica-hub COMMAND`` says to its end."""
-    done = subprocess.run(
-        [sys.executable, "-m", "metrica_hub", *command],
-        env=hub.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = hub.ran(*command)
     return done.stdout + done.stderr
 
 

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from tests.faults.hunt import ARRIVED, Row, a_crowd, misses
+from tests.faults.hunt import a_crowd, arrived, misses
 from tests.fixtures.broker import HOST, Broker
 from tests.fixtures.hub import FLEET, Hub
 from tests.fixtures.wire import Wire
@@ -220,8 +220,7 @@ def test_a_crowd_with_the_telemetry_of_real_devices_loses_nothing_when_a_hub_is_
     killing.start()
     tally = simulate(plan, progress=io.StringIO())
     killing.join()
-    lines = [line.split("|") for line in cluster.execute(ARRIVED, database.name).splitlines()]
-    assert misses(read_diaries(state), [Row(one[0], one[1], int(one[2]), int(one[3])) for one in lines]) == []
+    assert misses(read_diaries(state), arrived(cluster, database)) == []
     assert tally.unheard == 0
     assert tally.events > 50
     assert int(cluster.execute("SELECT count(*) FROM heartbeats", database.name)) >= devices * backlog

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -180,14 +179,7 @@ async def test_a_key_that_allowed_signers_has_not_or_has_for_more_than_orders_is
 
 
 def said(hub: Hub, *command: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "metrica_hub", *command],
-        env=hub.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = hub.ran(*command)
     return done.returncode, done.stdout + done.stderr
 
 
