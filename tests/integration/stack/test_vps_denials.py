@@ -198,10 +198,12 @@ async def said_of_harm(broker: Started) -> list[str]:
 
 
 def left(broker: Started, times: int) -> Callable[[], bool]:
-    """Return whether so many have gone: what they did is said by then."""
-    return lambda: (
-        sum(bool(re.match(r"Client \S+ (disconnected|closed its connection)", line)) for line in broker.lines) == times
-    )
+    """Return whether so many have gone: what they did is said by then.
+
+    Who only looked whether the port is open (``wait_for_port``) has no name, and is said to have gone or is not.
+    """
+    gone = re.compile(r"Client (?!<unknown>)\S+ (disconnected|closed its connection)")
+    return lambda: sum(bool(gone.match(line)) for line in broker.lines) == times
 
 
 def connections(lines: list[str]) -> list[str]:
