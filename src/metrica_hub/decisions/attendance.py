@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from metrica_fleet.messages import Presence, Status
@@ -39,6 +39,11 @@ class Verdict:
     claimants: tuple[Claimant, ...] = ()
 
 
+_NOTHING: Final = Verdict()
+_CALM: Final = Unrest()
+_UNCLAIMED: Final = Claims()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
     """What the database has of a device when a hub begins to lead."""
@@ -53,7 +58,7 @@ class Known:
 class Attended:
     """What one hub has heard of one device. Changed in place: there may be thousands of messages a second."""
 
-    verdict: Verdict = field(default_factory=Verdict)
+    verdict: Verdict = _NOTHING
     judged_s: float = 0.0
     word: Presence | None = None
     word_s: float = 0.0
@@ -62,8 +67,8 @@ class Attended:
     heard_s: float | None = None
     heard_at: datetime | None = None
     heartbeat_s: float | None = None
-    unrest: Unrest = field(default_factory=Unrest)
-    claims: Claims = field(default_factory=Claims)
+    unrest: Unrest = _CALM
+    claims: Claims = _UNCLAIMED
 
 
 def recall(attended: Attended, known: Known, now_s: float) -> None:
@@ -118,6 +123,26 @@ def _note_word(attended: Attended, said: Said, word: Presence, ear: Ear, now_s: 
 
 def judged(attended: Attended, ear: Ear, now_s: float, at: datetime) -> Verdict:
     """Return the verdict now; the same value as before where it did not change."""
+    return attended.verdict if is_at_rest(attended, ear, now_s) else weighed(attended, ear, now_s, at)
+
+
+def is_at_rest(attended: Attended, ear: Ear, now_s: float) -> bool:
+    """Whether nothing is held against the device, and nothing can be now: so it is with nearly all, at each look."""
+    verdict, word = attended.verdict, attended.word
+    return (
+        attended.heard_s is not None
+        and now_s - attended.heard_s <= silence.allowance_s(attended.heartbeat_s or ear.usual_heartbeat_s)
+        and (word is None or word.state == "online")
+        and not attended.unrest.flaps
+        and attended.claims.returned_s is None
+        and verdict.hearing is None
+        and verdict.flapping_since is None
+        and verdict.claimed_since is None
+    )
+
+
+def weighed(attended: Attended, ear: Ear, now_s: float, at: datetime) -> Verdict:
+    """Return the verdict by all that is known."""
     before = attended.verdict
     heard = silence.Heard(attended.heard_s, attended.heartbeat_s, _offline_s(attended))
     hearing = silence.hearing(heard, ear, (before.hearing, attended.judged_s), now_s)

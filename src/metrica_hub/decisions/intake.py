@@ -79,14 +79,17 @@ Arrival = Said | DeadLetter
 
 _ENVELOPE: Final = msgspec.json.Decoder(Envelope)
 _RECORDS: Final = RecordReader()
-_address_of = lru_cache(maxsize=65536)(address_of)
+_RECORDS_END: Final = f"/{RECORDS.name}"
+_remembered = lru_cache(maxsize=65536)(address_of)
+"""Of the topics that nearly all messages come by, one for each device."""
 
 
 def read(delivery: Delivery, fleet: FleetId, received_at: datetime) -> Arrival:
     """Return what ``delivery`` says."""
     address: Address | None = None
     try:
-        address = _address_of(delivery.topic)
+        topic = delivery.topic
+        address = _remembered(topic) if topic.endswith(_RECORDS_END) else address_of(topic)
         device = _speaker(address, fleet)
         message = _understood(address.channel, device, delivery.payload)
     except Unusable as error:

@@ -214,6 +214,7 @@ class Consumer:
     def _answer_to(self, device: DeviceId, streams: dict[StreamId, int]) -> tuple[str, bytes]:
         # One answer replaces another that was not sent yet, and stays for who comes next under this name.
         before = {key: stored for key, stored in self._told.get(device, {}).items() if key not in streams}
-        told = self._told[device] = dict([*before.items(), *streams.items()][-max(_STREAMS_TOLD, len(streams)) :])
+        told = dict([*before.items(), *streams.items()][-max(_STREAMS_TOLD, len(streams)) :]) if before else streams
+        self._told[device] = told
         self._on_answered(device, told)
         return topic_of(Address(self._fleet, STORED, device)), encode(Stored(streams=told))

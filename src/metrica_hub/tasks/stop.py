@@ -97,8 +97,12 @@ class Warden:
                 await self._look()
             except StoreAway as error:
                 _log.info("stop.unknown", error_kind=error.reason, error=error.message)
-            wait_s = LOOK_S if self._retained is not None else max(0.05, self._say_at_s - time.monotonic())
-            await self._wake.wait(wait_s)
+            await self._wake.wait(self._rest_s())
+
+    def _rest_s(self) -> float:
+        """Return until when to look again: soon where what the broker retains is yet to be heard."""
+        until_say_s = self._say_at_s - time.monotonic()
+        return until_say_s if self._retained is None and 0 < until_say_s < LOOK_S else LOOK_S
 
     async def _look(self) -> None:
         while self._heard:

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Final
 
-from metrica_hub.decisions.fleet_state import DeviceState, EventRow, urgency
+from metrica_hub.decisions.fleet_state import EventRow, urgency
 from metrica_hub.decisions.tidings import Tiding, Tidings
+from metrica_hub.web.latest import Latest
 from metrica_hub.web.ring import Notice, Ring
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from metrica_hub.decisions.day import Day
+    from metrica_hub.decisions.fleet_state import DeviceState
 
 RECENT_EVENTS: Final = 40
 SHOWN: Final = 8
 """Characters of a commit, in labels."""
 _RING: Final = 4096
+"""Events."""
 
 
 class Board:
@@ -25,12 +28,11 @@ class Board:
 
     def __init__(self) -> None:
         self.notice = Notice()
-        self.device_ring: Ring[DeviceState] = Ring(_RING, self.notice)
+        self.latest = Latest(self.notice)
         self.event_ring: Ring[EventRow] = Ring(_RING, self.notice)
         self.tidings = Tidings()
         self.is_stale = True
         self.closing = False
-        self._devices: dict[str, DeviceState] = {}
         self._recent: deque[EventRow] = deque(maxlen=RECENT_EVENTS)
         self._counts: Counter[tuple[str, str]] = Counter()
         self._commits: Counter[str] = Counter()
@@ -39,19 +41,19 @@ class Board:
     # What the watcher calls
 
     def show_devices(self, devices: Sequence[DeviceState]) -> None:
-        """Put the newest state of these devices."""
-        if not self._devices and devices:
-            self.device_ring.begin(devices[0].change - 1)
+        """Put the newest state of these devices, in the order of their changes."""
         for device in devices:
-            before = self._devices.get(device.device)
+            before = self.latest.put(device)
+            group, commit = _group(device), _commit(device)
             if before is not None:
+                if (group, commit) == (_group(before), _commit(before)):
+                    continue
                 self._counts[_group(before)] -= 1
                 self._commits[_commit(before)] -= 1
-            self._counts[_group(device)] += 1
-            self._commits[_commit(device)] += 1
-            self._devices[device.device] = device
+            self._counts[group] += 1
+            self._commits[commit] += 1
         self._counts, self._commits = +self._counts, +self._commits
-        self.device_ring.add((device.change, device) for device in devices)
+        self.latest.tell()
 
     def show_events(self, events: Sequence[EventRow]) -> None:
         """Put these events, oldest first."""
@@ -79,11 +81,11 @@ class Board:
 
     def devices(self) -> list[DeviceState]:
         """Return all devices, those with problems first."""
-        return sorted(self._devices.values(), key=urgency)
+        return sorted(self.latest.all(), key=urgency)
 
     def device(self, name: str) -> DeviceState | None:
         """Return one device."""
-        return self._devices.get(name)
+        return self.latest.get(name)
 
     def day(self, name: str) -> Day | None:
         """Return what the last 24 hours of a device were like; ``None``: nothing is known of them."""
@@ -91,7 +93,7 @@ class Board:
 
     def unsorted_devices(self) -> list[DeviceState]:
         """Return all devices."""
-        return list(self._devices.values())
+        return self.latest.all()
 
     def recent_events(self) -> list[EventRow]:
         """Return the latest events, newest first."""

@@ -1,7 +1,7 @@
 """Server-sent events. ``id`` is a cursor; a client that comes back with ``Last-Event-ID`` misses nothing.
 
-A stream sends what is newer than its client's cursor, out of the ring in memory or, when the client was away for long
-or is slow, out of the database. There is no queue that a slow client could fill: it is sent what it can take, and one
+A stream sends what is newer than its client's cursor, out of memory or, when the client was away for longer than that
+goes back, out of the database. There is no queue that a slow client could fill: it is sent what it can take, and one
 that takes nothing for ``SEND_TIMEOUT_S`` is cut off.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Annotated, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, Generic, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -22,13 +22,12 @@ from metrica_hub.web.cursors import number, only
 from metrica_hub.web.routing import Parameter, Route, Sent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from aiohttp import web
 
     from metrica_hub.web.board import Board
     from metrica_hub.web.reads import Reads
-    from metrica_hub.web.ring import Ring
 
 SEND_TIMEOUT_S: Final = 20.0
 LASTS_S: Final = 900.0
@@ -40,21 +39,35 @@ _RETRY_MS: Final = 3000
 _PAGE: Final = 200
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _log = structlog.get_logger()
 
 
-class Feed(Generic[T]):
-    """One growing list, as the ring has its end and the database all of it."""
+class Memory(Protocol[T_co]):
+    """What a hub remembers of a growing list: its end."""
 
-    def __init__(self, ring: Ring[T], older: Callable[[int], Awaitable[list[tuple[int, T]]]]) -> None:
-        self.ring = ring
+    @property
+    def newest(self) -> int:
+        """The cursor of the last item."""
+        ...
+
+    def after(self, cursor: int) -> Sequence[tuple[int, T_co]] | None:
+        """Return the items behind ``cursor``; ``None`` when it does not remember some of them."""
+        ...
+
+
+class Feed(Generic[T]):
+    """One growing list, as the hub remembers its end and the database has all of it."""
+
+    def __init__(self, memory: Memory[T], older: Callable[[int], Awaitable[list[tuple[int, T]]]]) -> None:
+        self.memory = memory
         self._older = older
 
     async def after(self, cursor: int) -> list[tuple[int, T]]:
         """Return the items behind ``cursor``, the first page of them if there are many."""
-        found = self.ring.after(cursor)
-        return await self._older(cursor) if found is None else found[:_PAGE]
+        found = self.memory.after(cursor)
+        return await self._older(cursor) if found is None else list(found[:_PAGE])
 
     async def resumable(self, cursor: int) -> int:
         """Return ``cursor``, if this list has come as far: the database may know more than the ring does.
@@ -62,7 +75,7 @@ class Feed(Generic[T]):
         Raises:
             BadRequest: it is of another database, so the client would wait for what never comes.
         """
-        if cursor > self.ring.newest and not await self._older(cursor - 1):
+        if cursor > self.memory.newest and not await self._older(cursor - 1):
             raise BadRequest("this cursor is newer than all there is; ask again without it", parameter="after")
         return cursor
 
@@ -73,7 +86,7 @@ class Live:
     def __init__(self, board: Board, reads: Reads, *, lasts_s: float = LASTS_S) -> None:
         self._board = board
         self._lasts_s = lasts_s
-        self.devices: Feed[DeviceState] = Feed(board.device_ring, _older_devices(reads))
+        self.devices: Feed[DeviceState] = Feed(board.latest, _older_devices(reads))
         self.events: Feed[EventRow] = Feed(board.event_ring, _older_events(reads))
 
     def routes(self) -> tuple[Route, ...]:
@@ -111,7 +124,7 @@ class Live:
         self, request: web.Request, feed: Feed[T], frame: Callable[[T], tuple[str, str]]
     ) -> web.StreamResponse:
         """Send what ``feed`` has behind the client's cursor, as ``frame`` shows it, until either side ends."""
-        cursor = await feed.resumable(_cursor_of(request, feed.ring.newest))
+        cursor = await feed.resumable(_cursor_of(request, feed.memory.newest))
         response = await open_stream(request)
         async with until_it_ends(response):
             ends_s = asyncio.get_running_loop().time() + self._lasts_s

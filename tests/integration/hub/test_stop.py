@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import aiomqtt
@@ -24,7 +25,7 @@ from metrica_fleet.topics import STOP, Address, topic_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.fixtures.database import Database
+    from tests.fixtures.database import Cluster, Database
 
 TOPIC = topic_of(Address(FleetId(FLEET), STOP))
 TEXT = {"Content-Type": "text/plain"}
@@ -44,6 +45,9 @@ def standing(hub: Hub) -> dict[str, Any]:
 def number(hub: Hub) -> int | None:
     order = standing(hub)["order"]
     return None if order is None else order["number"]
+
+
+LOOKS = "SELECT coalesce(seq_scan, 0) + coalesce(idx_scan, 0) FROM pg_stat_user_tables WHERE relname = 'stop_orders'"
 
 
 async def retained(broker: Broker, number: int) -> bytes:
@@ -118,6 +122,20 @@ async def test_an_order_is_prepared_signed_given_published_counted_and_lifted(
     viewer = hub.token("viewer")
     assert hub.get("/api/v1/orders", TEXT, "POST", payload, token=viewer).status == 403
     assert hub.get("/api/v1/stop/prepare", JSON, "POST", "{}", token=token).status == 422
+
+
+async def test_where_nobody_ever_gave_an_order_the_hub_looks_for_one_once_a_second(
+    hub: Hub, cluster: Cluster, database: Database
+) -> None:
+    assert standing(hub)["order"] is None
+
+    def looks() -> int:
+        return int(cluster.execute(LOOKS, database.name))
+
+    before = await until(looks)  # Postgres tells of them once a second at most
+    began_s = time.monotonic()
+    await until(lambda: looks() >= before + 5)
+    assert time.monotonic() - began_s > 2.5
 
 
 async def test_an_order_given_at_the_broker_is_kept_and_the_newest_stays_whatever_is_published_or_lost(

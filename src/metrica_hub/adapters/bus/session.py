@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -253,8 +254,7 @@ class Bus:
         self._messages += 1
         if delivery.topic.endswith(RECORDS.name):
             self._came += 1
-            now = asyncio.get_running_loop().time()
-            self._waited = self._talkers.waits(delivery.topic, delivery.payload, now) or self._waited
+            self._waited = self._talkers.waits(delivery.topic, delivery.payload, time.monotonic()) or self._waited
         self._bytes += len(delivery.payload)
 
     def read_some(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast, overload
 
 import asyncpg
 
@@ -59,9 +59,11 @@ _OUTAGE = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClient
 class Row(Protocol):
     """One row of an answer."""
 
-    def __getitem__(self, column: str) -> Any:  # noqa: ANN401 - a column of any type
-        """Return a column's value."""
-        ...
+    @overload
+    def __getitem__(self, column: str) -> Any: ...  # noqa: ANN401 - a column of any type
+
+    @overload
+    def __getitem__(self, column: slice) -> tuple[Any, ...]: ...
 
 
 class Connection(Protocol):

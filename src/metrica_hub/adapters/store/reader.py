@@ -9,21 +9,18 @@ import msgspec
 
 from metrica_fleet.identity import StreamId
 from metrica_fleet.messages import Service
-from metrica_fleet.records import Scalar, Vitals
+from metrica_fleet.records import Scalar
+from metrica_hub.adapters.store.device_rows import DEVICE_COLUMNS, device_of, in_ms
 from metrica_hub.adapters.store.pool import borrowed
 from metrica_hub.adapters.store.queries import statement
-from metrica_hub.adapters.store.rows import instant
 from metrica_hub.decisions.day import TROUBLES, Day
 from metrica_hub.decisions.fleet_state import (
     ALL,
-    Claimant,
     DeviceState,
     EventRow,
-    Refused,
     Running,
     Selection,
     VitalsPoint,
-    connection_of,
 )
 from metrica_hub.decisions.tidings import LASTS, TOLD, Tiding
 
@@ -34,7 +31,7 @@ if TYPE_CHECKING:
     from metrica_fleet.identity import DeviceId
     from metrica_hub.adapters.store.pool import Pool, Row
 
-_DEVICES: Final = "SELECT * FROM devices"
+_DEVICES: Final = f"SELECT {DEVICE_COLUMNS} FROM devices"  # noqa: S608 - names of our own
 _SERVICES: Final = "SELECT * FROM services WHERE device = $1"
 _EVENTS: Final = "SELECT * FROM events"
 _LATEST_STREAMS: Final = """
@@ -59,7 +56,6 @@ GROUP BY device, kind
 
 _DETAIL: Final = msgspec.json.Decoder(dict[str, Scalar])
 _RUNNING: Final = msgspec.json.Decoder(tuple[Service, ...])
-_CLAIMANTS: Final = msgspec.json.Decoder(tuple[Claimant, ...])
 
 
 class Reader:
@@ -67,7 +63,7 @@ class Reader:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._selected = statement("get_devices")
+        self._selected = statement("get_devices").replace("{columns}", DEVICE_COLUMNS)
         self._vitals = statement("read_vitals")
         self._days = statement("read_days")
 
@@ -124,7 +120,7 @@ class Reader:
     async def tidings(self) -> list[Tiding]:
         """Return what devices told of late, of each kind the last."""
         rows = await self._fetch(_TIDINGS, sorted(TOLD), LASTS, _AMONG)
-        return [Tiding(row["device"], row["kind"], _to_ms(row["at"]) or row["at"]) for row in rows]
+        return [Tiding(row["device"], row["kind"], in_ms(row["at"]) or row["at"]) for row in rows]
 
     async def vitals(self, device: str, *, since: datetime, width: timedelta) -> list[VitalsPoint]:
         """Return what ``device`` was like in each ``width`` since then, oldest first; not where it was not heard.
@@ -156,55 +152,17 @@ class Reader:
 
 
 def _devices(rows: Iterable[Row]) -> list[DeviceState]:
-    return [_device(row) for row in rows]
+    return [device_of(row) for row in rows]
 
 
 def _events(rows: Iterable[Row]) -> list[EventRow]:
     return [_event(row) for row in rows]
 
 
-def _device(row: Row) -> DeviceState:
-    return DeviceState(
-        device=row["device"],
-        connection=connection_of(row["presence"], row["last_seen_at"], row["hearing"], row["flapping_since"]),
-        connection_reason=row["hearing"] or row["presence_reason"],
-        connection_at=_to_ms(row["hearing_at"] or row["presence_at"]),
-        flapping_since=_to_ms(row["flapping_since"]),
-        claimed_since=_to_ms(row["claimed_since"]),
-        claimants=_CLAIMANTS.decode(row["claimants"]),
-        role=row["role"],
-        tags=tuple(row["tags"]),
-        mode=row["mode"],
-        commit=row["commit"],
-        release=row["release"],
-        wanted_commit=row["wanted_commit"],
-        phase=row["phase"],
-        reason=row["reason"],
-        message=row["message"],
-        refused=_refused(row),
-        agent_version=row["agent_version"],
-        boot_id=row["boot_id"],
-        uptime_s=row["uptime_s"],
-        vitals=Vitals(**{name: row[name] for name in Vitals.__struct_fields__}),
-        status_at=_to_ms(row["status_at"]),
-        first_seen_at=_to_ms(row["first_seen_at"]) or row["first_seen_at"],
-        last_seen_at=_to_ms(row["last_seen_at"]),
-        heartbeat_s=row["heartbeat_s"],
-        stop_number=row["stop_number"],
-        stop_level=row["stop_level"],
-        stop_source=row["stop_source"],
-        stop_done=row["stop_done"],
-        wanted_agent=row["wanted_agent"],
-        agent_reason=row["agent_reason"],
-        agent_message=row["agent_message"] or "",
-        change=row["change"],
-    )
-
-
 def _running(row: Row) -> Running:
     return Running(
         services=_RUNNING.decode(row["services"]),
-        services_at=_to_ms(row["received_at"]) or row["received_at"],
+        services_at=in_ms(row["received_at"]) or row["received_at"],
         services_untold=row["untold"],
         engine_answers=row["engine_answers"],
     )
@@ -214,20 +172,14 @@ def _point(row: Row) -> VitalsPoint:
     return VitalsPoint(at=row["begins"], **{name: row[name] for name in VitalsPoint.__struct_fields__ if name != "at"})
 
 
-def _refused(row: Row) -> Refused | None:
-    if row["refused_commit"] is None:
-        return None
-    return Refused(commit=row["refused_commit"], reason=row["refused_reason"], message=row["refused_message"] or "")
-
-
 def _event(row: Row) -> EventRow:
     return EventRow(
         cursor=row["cursor"],
         device=row["device"],
         stream=row["stream"].hex,
         seq=row["seq"],
-        received_at=_to_ms(row["received_at"]) or row["received_at"],
-        at=_to_ms(row["at"]),
+        received_at=in_ms(row["received_at"]) or row["received_at"],
+        at=in_ms(row["at"]),
         uptime_s=row["uptime_s"],
         boot_id=row["boot_id"],
         kind=row["kind"],
@@ -237,10 +189,3 @@ def _event(row: Row) -> EventRow:
         release=row["release"],
         detail=_DETAIL.decode(row["detail"]),
     )
-
-
-def _to_ms(at: datetime | None) -> datetime | None:
-    # Times outside the bus have at most milliseconds (CONVENTIONS 3.1, 2).
-    # Infinity, as older hubs stored it, is no time at all.
-    at = instant(at)
-    return None if at is None else at.replace(microsecond=at.microsecond // 1000 * 1000)

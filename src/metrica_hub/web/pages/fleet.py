@@ -130,7 +130,7 @@ class FleetPage:
         devices = self._board.unsorted_devices()
         chosen = [device for device in devices if choice.meets(device)]
         look = _look(choice, chosen)
-        where = _id(self._board.device_ring.newest, self._board.event_ring.newest)
+        where = _id(self._board.latest.newest, self._board.event_ring.newest)
         stream = {"after": where, "look": look, "show": choice.show, "sort": choice.sort, "q": choice.filter.text}
         return self._frame.page(
             request,
@@ -222,7 +222,7 @@ class FleetPage:
     async def _where(self, request: web.Request) -> tuple[int, int]:
         given = request.headers.get("Last-Event-ID") or request.query.get("after")
         if given is None:
-            return self._board.device_ring.newest, self._board.event_ring.newest
+            return self._board.latest.newest, self._board.event_ring.newest
         change, _, cursor = given.partition("-")
         devices, events = self._live.devices, self._live.events
         return await devices.resumable(number(change)), await events.resumable(number(cursor))

@@ -135,7 +135,7 @@ class Frame:
 
     def counts(self) -> Mapping[str, int]:
         """Return the figures of the counters: counted once after a change, for whoever looks."""
-        newest = self._board.device_ring.newest
+        newest = self._board.latest.newest
         if self._counted is None or self._counted[0] != newest:
             self._counted = newest, counts_of(self._board.unsorted_devices())
         return self._counted[1]

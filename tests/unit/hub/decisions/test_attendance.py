@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import structs
 from tests.unit.hub.values import PI, at, heartbeat, presence, said, status
 
 from metrica_fleet.messages import Presence, Status
 from metrica_fleet.records import Record
-from metrica_hub.decisions.attendance import Attended, Known, Verdict, judged, noted, recall, settle
+from metrica_hub.decisions.attendance import (
+    Attended,
+    Known,
+    Verdict,
+    is_at_rest,
+    judged,
+    noted,
+    recall,
+    settle,
+    weighed,
+)
 from metrica_hub.decisions.fleet_state import Claimant
 from metrica_hub.decisions.silence import Ear
 
@@ -46,6 +60,32 @@ def test_what_does_not_change_is_not_written() -> None:
         hub.after(60)
     assert hub.written == 0
     assert hub.device.verdict == Verdict()
+
+
+WORDS = st.sampled_from(["online", "offline", "heartbeat", "status", "replayed"])
+
+
+@given(
+    st.lists(st.tuples(WORDS, st.integers(1, 3), st.sampled_from([0.0, 1.0, 20.0, 79.0, 81.0, 900.0])), max_size=30),
+    st.sampled_from([None, -1000.0, 0.0, 50.0]),
+)
+def test_one_that_is_taken_to_be_at_rest_has_the_verdict_that_all_that_is_known_gives(
+    history: list[tuple[str, int, float]], since_s: float | None
+) -> None:
+    hub = Hub(Ear(since_s=since_s))
+    for number, (word, boot, seconds) in enumerate(history):
+        match word:
+            case "online" | "offline":
+                hub.hears(presence(word, number, boot=f"boot {boot}"))
+            case "heartbeat":
+                hub.hears(heartbeat(number, boot=f"boot {boot}"))
+            case "status":
+                hub.hears(status(boot=f"boot {boot}"))
+            case _:
+                hub.hears(presence("online", number), replayed=True)
+        hub.after(seconds)
+        if is_at_rest(hub.device, hub.ear, hub.now_s):
+            assert weighed(replace(hub.device), hub.ear, hub.now_s, at(hub.now_s)) is hub.device.verdict
 
 
 def test_silence_is_written_once_and_its_end_once() -> None:

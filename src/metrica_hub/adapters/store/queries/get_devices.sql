@@ -1,5 +1,5 @@
 -- As decisions.fleet_state.selects means it.
-SELECT * FROM devices
+SELECT {columns} FROM devices
 WHERE device > $1
     AND ($3::text IS NULL OR role = $3)
     AND ($4::text IS NULL OR $4 = ANY (tags))
