@@ -105,9 +105,9 @@ class Hub:
         """
         return asyncio.run(self.ask_list(path, limit, query))
 
-    def post(self, path: str, body: Json | str | None = None) -> Answer:
+    def post(self, path: str, body: Json | str | None = None, query: Mapping[str, str] | None = None) -> Answer:
         """Make something of ``body``: JSON, or plain text. Raises as ``get``."""
-        return asyncio.run(self.ask("POST", path, body=body))
+        return asyncio.run(self.ask("POST", path, query=query, body=body))
 
     def delete(self, path: str) -> Answer:
         """Remove something. Raises as ``get``."""

@@ -40,12 +40,17 @@ from metrica_fleet.stop import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from metrica_cli.hub import Hub
     from metrica_cli.values import Json
 
 _LOOK_S: Final = 0.5
 _SHOWN: Final = 20
 _WHOLE: Final = "fleet"
+_OUTDATED: Final = "order-outdated"
+_OVERTAKEN: Final = 3
+"""Times that a stop is added to an order that somebody gave meanwhile."""
 _MEANS: Final = {
     Level.FREEZE: "no step is begun any more; what runs goes on",
     Level.SAFE: "the safe-mode stack runs, and nothing else",
@@ -135,15 +140,23 @@ def stop(
     if offline:
         return _offline((wanted,), fleet, number, key)
     hub = at.there()
-    standing = _standing(hub, how)
+    within_s = seconds(within, "--within")
     asked: Json = {"level": level, "scope": scope, "reason": reason}
-    order = _prepared(hub, asked, stopped(standing.stops, wanted))
+    ready = _prepared(hub, how, asked, lambda stops: stopped(stops, wanted))
     touched = [whom for whom in _fleet(hub) if applies(wanted, whom.whom)]
     effect = f"{count(len(touched), 'device')}, {sum(whom.online for whom in touched)} of them connected"
     undo = "metrica resume" if scope == _WHOLE else f"metrica resume {scope}"
-    question = f"{level} {_of(scope, order.fleet)}: {_MEANS[wanted.level]}. {effect}. Undo: {undo}"
-    agreed(question, yes=yes, word=order.fleet if scope == _WHOLE else None)
-    return _given(hub, order, how, {**asked, "after": standing.number}, seconds(within, "--within"))
+    question = f"{level} {_of(scope, ready.order.fleet)}: {_MEANS[wanted.level]}. {effect}. Undo: {undo}"
+    agreed(question, yes=yes, word=ready.order.fleet if scope == _WHOLE else None)
+    for _ in range(_OVERTAKEN):
+        try:
+            return _given(hub, ready, how, asked, within_s)
+        except Trouble as trouble:
+            if trouble.slug != _OUTDATED:
+                raise
+            tell("another order was given meanwhile; this stop is added to it")
+        ready = _prepared(hub, how, asked, lambda stops: stopped(stops, wanted))
+    return _given(hub, ready, how, asked, within_s)
 
 
 def resume(
@@ -168,20 +181,26 @@ def resume(
             raise Trouble("--offline lifts everything", code=Exit.USAGE, why="what else is stopped is not known here")
         return _offline((), fleet, number, key)
     hub = at.there()
-    standing = _standing(hub, how)
-    if not standing.stops:
-        raise Trouble("nothing is stopped by an order", code=Exit.NO, advice="metrica stop")
-    kept = resumed(standing.stops, None if scope == "all" else _checked(scope))
-    if len(kept) == len(standing.stops):
-        known = ", ".join(one.scope for one in standing.stops)
-        raise Trouble(f"{scope} is not stopped as such", code=Exit.NOT_FOUND, why=f"stopped are: {known}")
+    within_s = seconds(within, "--within")
+    lifting = None if scope == "all" else _checked(scope)
     asked: Json = {"resume": scope, "reason": reason}
-    order = _prepared(hub, asked, kept)
-    whoms = _fleet(hub)
-    freed = [one for one in whoms if strongest(standing.stops, one.whom) and not strongest(kept, one.whom)]
-    lifted = ", ".join(f"{one.level} of {one.scope}" for one in standing.stops if one not in kept)
+    ready = _prepared(hub, how, asked, lambda stops: _lifted(stops, lifting))
+    stood, kept = ready.standing.stops, ready.order.stops
+    freed = [one for one in _fleet(hub) if strongest(stood, one.whom) and not strongest(kept, one.whom)]
+    lifted = ", ".join(f"{one.level} of {one.scope}" for one in stood if one not in kept)
     agreed(f"Lift {lifted}? {count(len(freed), 'device')} will go on.", yes=yes)
-    return _given(hub, order, how, {**asked, "after": standing.number}, seconds(within, "--within"))
+    return _given(hub, ready, how, asked, within_s)
+
+
+def _lifted(stops: tuple[Stop, ...], scope: str | None) -> tuple[Stop, ...]:
+    """Return what is left of ``stops``. Raises Trouble: nothing would be lifted."""
+    if not stops:
+        raise Trouble("nothing is stopped by an order", code=Exit.NO, advice="metrica stop")
+    kept = resumed(stops, scope)
+    if len(kept) == len(stops):
+        known = ", ".join(one.scope for one in stops)
+        raise Trouble(f"{scope} is not stopped as such", code=Exit.NOT_FOUND, why=f"stopped are: {known}")
+    return kept
 
 
 # --- how it is signed -------------------------------------------------------------------------------------------
@@ -315,14 +334,32 @@ def _of(scope: str, fleet: str) -> str:
 # --- an order ---------------------------------------------------------------------------------------------------
 
 
-def _prepared(hub: Hub, wanted: Json, stops: tuple[Stop, ...]) -> StopOrder:
-    """Return the next order as the hub has it, if it says what was asked for.
+class _Ready(NamedTuple):
+    """The next order, and what stood when it was prepared."""
+
+    order: StopOrder
+    standing: _Standing
+    after: int | None
+    """Upon which order the hub prepared it; ``None``: an earlier hub does not say."""
+
+
+def _prepared(hub: Hub, how: _How, asked: Json, means: Callable[[tuple[Stop, ...]], tuple[Stop, ...]]) -> _Ready:
+    """Return the next order as the hub has it, if it says what was ``asked`` for.
+
+    Args:
+        hub: the hub.
+        how: who is to sign it.
+        asked: in the hub's words.
+        means: what is to be stopped, given what is.
 
     Raises:
-        Trouble: it says anything else: nothing of that is signed.
+        Trouble: it says anything else: nothing of that is signed; or ``means`` does.
     """
+    standing = _standing(hub, how)
+    stops = means(standing.stops)
     fleet = str(hub.get("/whoami").body.get("fleet"))
-    text = str(hub.post("/stop/prepare", wanted).body.get("text"))
+    prepared = hub.post("/stop/prepare", asked).body
+    text, after = str(prepared.get("text")), prepared.get("after")
     try:
         order = understood(text, FleetId(fleet))
     except Unusable as error:
@@ -331,27 +368,31 @@ def _prepared(hub: Hub, wanted: Json, stops: tuple[Stop, ...]) -> StopOrder:
         said = ", ".join(f"{one.level} of {one.scope}" for one in order.stops) or "nothing"
         why = f"it would stop {said}; somebody else may have given an order meanwhile"
         raise Trouble("the hub prepared another order than was asked for", code=Exit.NO, why=why, advice="metrica stop")
-    return order
+    return _Ready(order, standing, after if isinstance(after, int) else None)
 
 
-def _given(hub: Hub, order: StopOrder, how: _How, upon: Json, within_s: float) -> Exit:
+def _given(hub: Hub, ready: _Ready, how: _How, asked: Json, within_s: float) -> Exit:
     """Sign the order and give it, or have the hub do so; wait until all that are connected have obeyed.
 
     Args:
         hub: the hub.
-        order: as it was prepared.
+        ready: as it was prepared. It says all that is stopped: it is given upon the order that stood then, no other.
         how: who signs.
-        upon: what was asked for, and ``after`` which order: what the hub signs, if it does.
+        asked: what the hub signs, if it does.
         within_s: how long to wait.
+
+    Raises:
+        Trouble: ``order-outdated``: another order came meanwhile, and this one would lift it; or else.
     """
+    order = ready.order
     if how.by_hub:
-        accepted = hub.post("/stop/sign", upon).body
+        accepted = hub.post("/stop/sign", {**asked, "after": ready.standing.number}).body
     else:
         text = joined(signed(written(order), how.key, ORDERS)).decode()
         if how.printed:
             sys.stdout.write(text)
             return Exit.OK
-        accepted = hub.post("/orders", text).body
+        accepted = hub.post("/orders", text, None if ready.after is None else {"after": str(ready.after)}).body
     number = int(accepted.get("number") or order.number)
     say(f"order {number} stands")
     if unjudged := accepted.get("unjudged"):

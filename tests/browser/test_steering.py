@@ -8,19 +8,21 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager
+from datetime import UTC, datetime
 from threading import Event
 from typing import TYPE_CHECKING, Final
 
 import pytest
 from playwright.sync_api import expect
 from tests.browser.conftest import DEVICES, House, Visit, meanwhile
+from tests.fixtures.hub import FLEET
 from tests.integration.hub.device import Device, status, topic
 
 from metrica_fleet.codec import decode, encode
 from metrica_fleet.commands import Command, understood
 from metrica_fleet.messages import Answer, StopStanding
-from metrica_fleet.signed import Signed
-from metrica_fleet.stop import Level
+from metrica_fleet.signed import Signed, joined
+from metrica_fleet.stop import Level, Stop, StopOrder, written
 from metrica_fleet.topics import ANSWERS, COMMANDS
 
 if TYPE_CHECKING:
@@ -160,6 +162,33 @@ def test_a_fleet_is_stopped_and_goes_on_by_an_operators_own_key(operated: Visit,
     page.get_by_role("button", name="Give the order").click()
     expect(page.locator("#give output")).to_contain_text("no SSH signature ends it")
     operated.faults.clear()  # that the hub refused it
+
+
+def test_an_order_of_this_page_lifts_nothing_that_somebody_else_stopped_since_it_was_prepared(
+    operated: Visit, house: House, tmp_path: Path
+) -> None:
+    page = operated.to("/stop?level=freeze&scope=device:pi-0013&reason=smoke")
+    page.get_by_role("button", name="Prepare the order").click()
+    expect(page.locator("#order-text")).to_contain_text("pi-0013")
+    text = page.locator("#order-text").text_content() or ""
+    stop = Stop(level=Level.FREEZE, scope="device:pi-0012")
+    before = house.hub.get("/api/v1/stop", token=house.tokens["viewer"]).json["order"]
+    number = 1 if before is None else before["number"] + 1
+    theirs = written(StopOrder(fleet=FLEET, number=number, issued_at=datetime.now(UTC), stops=(stop,)))
+    payload = joined(Signed(theirs, signature(theirs, tmp_path)))
+    kind = {"Content-Type": "text/plain"}
+    given = house.hub.get("/api/v1/orders", kind, "POST", payload, token=house.tokens["operator"])
+    assert given.status == 202, given.text
+
+    page.get_by_label("What the last line printed").fill(signature(text, tmp_path))
+    page.get_by_role("button", name="Give the order").click()
+    expect(page.locator("#give output")).to_contain_text(f"order {number} is in force, and not")
+    operated.faults.clear()  # that the hub refused it
+    expect(page.locator("#stop-now")).to_contain_text("freeze device:pi-0012")
+    page = operated.to("/stop")
+    page.get_by_role("button", name="Prepare: resume device:pi-0012").click()
+    give(page, tmp_path)
+    expect(page.locator("#stop-now")).to_contain_text("Nothing is stopped by order")
 
 
 # Commands

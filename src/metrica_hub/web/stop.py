@@ -16,12 +16,12 @@ from metrica_fleet.errors import Unusable
 from metrica_fleet.signed import ORDERS, Signed, joined
 from metrica_fleet.stop import SCOPE_PATTERN, Level, Reason, Scope, Stop, written
 from metrica_hub.decisions.stop import Figures, Kept, ToCome, counted, following, taken, with_one_less, with_one_more
-from metrica_hub.errors import Conflict, Invalid
+from metrica_hub.errors import BadRequest, Conflict, Invalid
 from metrica_hub.web.answers import json
 from metrica_hub.web.auth import PRINCIPAL
 from metrica_hub.web.bodies import body_of, raw_body_of
-from metrica_hub.web.cursors import only
-from metrica_hub.web.routing import Route
+from metrica_hub.web.cursors import only, whole_number
+from metrica_hub.web.routing import Parameter, Route
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     from metrica_hub.web.witness import Witness, Witnessed
 
 TEXT: Final = "text/plain"
+AFTER: Final = Parameter(
+    "after",
+    "the number of the order in force when it was prepared, 0 for none; if it is another one meanwhile, which it would"
+    " lift, nothing is kept",
+    Annotated[int, msgspec.Meta(ge=0)],
+)
 _Resumed = Annotated[
     str, msgspec.Meta(pattern=SCOPE_PATTERN.replace("(fleet$", r"(all$(?!\n)|fleet$", 1), max_length=80)
 ]
@@ -190,6 +196,7 @@ class EmergencyStop:
                 self.give,
                 "A signed order, as it travels: the text, and OpenSSH's signature behind it.",
                 role="operator",
+                query=(AFTER,),
                 takes=str,
                 takes_as=TEXT,
                 answers=Accepted,
@@ -228,15 +235,20 @@ class EmergencyStop:
 
     async def give(self, request: web.Request) -> web.StreamResponse:
         """Keep an order, and have it published; not one of which it can be told that nobody signed it who may."""
-        only(request, ())
+        only(request, (AFTER.name,))
+        after = _after(request)
         payload = await raw_body_of(request, (TEXT,))
         kept = self._taken(request, payload)
         newest = await self._orders.newest()
         if newest is not None and newest.order.number >= kept.order.number:
             raise _outdated(kept, newest)
+        if after is not None and after != _number(newest):
+            raise _overtaken(after, newest)
         found = await self._witness.witnessed(kept.signed)
         await self._noted(request, kept, found)
-        if not await self._orders.add(kept):
+        if after is not None and not await self._orders.add_after(kept, after):
+            raise _overtaken(after, await self._orders.newest())
+        if after is None and not await self._orders.add(kept):
             raise _outdated(kept, await self._orders.newest() or kept)
         return self._accepted(kept, found)
 
@@ -248,14 +260,14 @@ class EmergencyStop:
             raise Conflict(_NO_KEY, reason="hub-key-none")
         newest = await self._orders.newest()
         if _number(newest) != wanted.after:
-            raise _overtaken(wanted, newest)
+            raise _overtaken(wanted.after, newest)
         text = written(following(newest, self._fleet, self._now(), _stops(newest, wanted)))
         signature = (await self._key.sign(text.encode())).decode()
         kept = self._taken(request, joined(Signed(text, signature)))
         found = await self._witness.witnessed(kept.signed, line=self._key.line)
         await self._noted(request, kept, found, by_hub_key=True, reason=wanted.reason)
         if not await self._orders.add_after(kept, wanted.after):
-            raise _overtaken(wanted, await self._orders.newest())
+            raise _overtaken(wanted.after, await self._orders.newest())
         return self._accepted(kept, found)
 
     def _taken(self, request: web.Request, payload: bytes) -> Kept:
@@ -302,6 +314,14 @@ def _number(kept: Kept | None) -> int:
     return 0 if kept is None else kept.order.number
 
 
+def _after(request: web.Request) -> int | None:
+    given = request.query.get(AFTER.name)
+    after = None if given is None else whole_number(given)
+    if given is not None and after is None:
+        raise BadRequest(f'"{given[:40]}" is no number of an order', parameter=AFTER.name)
+    return after
+
+
 def _given(kept: Kept | None) -> GivenOrder | None:
     if kept is None:
         return None
@@ -323,6 +343,6 @@ def _outdated(kept: Kept, newest: Kept) -> Conflict:
     return Conflict(message, reason="order-outdated")
 
 
-def _overtaken(wanted: WantedByHub, newest: Kept | None) -> Conflict:
-    message = f"order {_number(newest)} is in force, and not {wanted.after}; look what it stops, and prepare this again"
+def _overtaken(after: int, newest: Kept | None) -> Conflict:
+    message = f"order {_number(newest)} is in force, and not {after}; look what it stops, and prepare this again"
     return Conflict(message, reason="order-outdated")

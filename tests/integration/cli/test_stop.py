@@ -16,7 +16,7 @@ from tests.unit.cli.terminals import Terminal
 
 from metrica_fleet.identity import FleetId
 from metrica_fleet.signed import ORDERS, parted
-from metrica_fleet.stop import Stop, StopOrder, resumed, stopped, understood, written
+from metrica_fleet.stop import Level, Stop, StopOrder, resumed, stopped, understood, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,8 +63,10 @@ class Stopping:
     looks: int = 0
     hub_key: str | None = None
     unjudged: str | None = None
-    overtaken: bool = False
-    """Whether another order comes right before it signs."""
+    is_older: bool = False
+    """Whether it knows nothing of "after"."""
+    others: list[Stop] = field(default_factory=list[Stop])
+    """What somebody else stops, each right before an order of ours is given or signed."""
     signed: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """What the hub was asked to sign."""
 
@@ -79,6 +81,10 @@ class Stopping:
                 return web.json_response(self.prepared(await request.json()))
             case "/orders":
                 assert request.content_type == "text/plain"
+                self.overtake()
+                assert request.query.keys() == (set() if self.is_older else {"after"})
+                if not self.is_older and request.query["after"] != str(self.number):
+                    return self.outdated()
                 self.given.append(await request.text())
                 order = understood(parted(self.given[-1].encode()).text, FLEET)
                 self.number, self.stops, self.looks = order.number, order.stops, 0
@@ -90,14 +96,21 @@ class Stopping:
 
     def sign(self, body: dict[str, Any]) -> web.Response:
         self.signed.append(dict(body))
-        self.number += self.overtaken
+        self.overtake()
         if body.pop("after") != self.number:
-            problem = {"type": "/problems/order-outdated", "detail": f"order {self.number} is in force"}
-            return web.json_response(problem, status=409, content_type="application/problem+json")
+            return self.outdated()
         order = understood(self.prepared(body)["text"], FLEET)
         self.number, self.stops, self.looks = order.number + 3, order.stops, 0
         accepted = {"number": self.number, "signed_by": None, "unjudged": self.unjudged}
         return web.json_response(accepted, status=202)
+
+    def overtake(self) -> None:
+        if self.others:
+            self.number, self.stops = self.number + 1, stopped(self.stops, self.others.pop(0))
+
+    def outdated(self) -> web.Response:
+        problem = {"type": "/problems/order-outdated", "detail": f"order {self.number} is in force"}
+        return web.json_response(problem, status=409, content_type="application/problem+json")
 
     def prepared(self, wanted: dict[str, Any]) -> dict[str, Any]:
         if "resume" in wanted:
@@ -107,7 +120,8 @@ class Stopping:
         stops = stops if self.lie is None else (*stops, self.lie)
         at = "2026-11-29T09:20:00Z"
         fields = {"fleet": FLEET, "number": self.number + 1, "issued_at": at, "stops": stops}
-        return {"text": written(msgspec.convert(msgspec.to_builtins(fields), StopOrder))}
+        text = written(msgspec.convert(msgspec.to_builtins(fields), StopOrder))
+        return {"text": text} if self.is_older else {"text": text, "after": self.number}
 
     def standing(self) -> dict[str, Any]:
         obeyed = min(self.looks, 2) if self.obeying else 0
@@ -268,11 +282,53 @@ async def test_an_order_that_came_meanwhile_is_not_lifted_by_one_that_the_hub_si
     key: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     os.unlink(key)  # noqa: PTH108 - nothing else runs in this loop
-    hub = Stopping(hub_key=HUB_KEY, overtaken=True)
-    assert await said(hub, "stop", "freeze", "--with-hub-key", "--yes", "--reason", "smoke") == 1
+    fire = Stop(level=Level.HALT, scope="role:camera", reason="fire")
+    hub = Stopping(hub_key=HUB_KEY, others=[fire])
+    assert await said(hub, "stop", "freeze", "--with-hub-key", "--yes", "--reason", "smoke") == 0
+    assert [one["after"] for one in hub.signed] == [41, 42]
+    assert set(hub.stops) == {fire, Stop(level=Level.FREEZE, reason="smoke")}
+    capsys.readouterr()
+    hub.others = [Stop(level=Level.SAFE, scope="device:pi-02", reason="water")]
+    assert await said(hub, "resume", "--with-hub-key", "--yes", "--reason", "over") == 1
     told = capsys.readouterr()
-    assert (told.out, "order 42 is in force" in told.err) == ("", True)
-    assert hub.stops == ()
+    assert (told.out, "is in force" in told.err) == ("", True)
+    assert len(hub.stops) == 3
+
+
+@pytest.mark.usefixtures("key")
+async def test_a_stop_is_added_to_what_somebody_else_stops_meanwhile_and_a_resume_lifts_nothing_of_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fire = Stop(level=Level.HALT, scope="role:camera", reason="fire")
+    hub = Stopping(others=[fire])
+    assert await said(hub, "stop", "freeze", "--yes", "--reason", "smoke") == 0
+    assert set(hub.stops) == {fire, Stop(level=Level.FREEZE, reason="smoke")}
+    assert "another order was given meanwhile; this stop is added to it" in capsys.readouterr().err
+    water = Stop(level=Level.SAFE, scope="device:pi-02", reason="water")
+    hub.others = [water]
+    assert await said(hub, "resume", "--yes", "--reason", "over") == 1
+    told = capsys.readouterr()
+    assert (told.out, "is in force" in told.err) == ("", True)
+    assert water in hub.stops
+    assert len(hub.given) == 1
+    assert len(hub.stops) == 3
+
+
+@pytest.mark.usefixtures("key")
+async def test_a_hub_of_before_is_not_told_upon_which_order(capsys: pytest.CaptureFixture[str]) -> None:
+    hub = Stopping(is_older=True)
+    assert await said(hub, "stop", "freeze", "--yes", "--reason", "smoke") == 0
+    assert capsys.readouterr().out == "order 42 stands\n"
+
+
+@pytest.mark.usefixtures("key")
+async def test_a_stop_that_is_overtaken_again_and_again_ends_with_the_hubs_words(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hub = Stopping(others=[Stop(level=Level.SAFE, scope=f"device:pi-{number:02}") for number in range(9)])
+    assert await said(hub, "stop", "freeze", "--yes", "--reason", "smoke") == 1
+    told = capsys.readouterr()
+    assert (told.out, "order 45 is in force" in told.err, hub.given) == ("", True, [])
 
 
 @pytest.mark.usefixtures("key")

@@ -124,6 +124,31 @@ async def test_an_order_is_prepared_signed_given_published_counted_and_lifted(
     assert hub.get("/api/v1/stop/prepare", JSON, "POST", "{}", token=token).status == 422
 
 
+async def test_an_order_that_would_lift_what_somebody_stopped_since_it_was_prepared_is_refused(
+    hub: Hub, broker: Broker, person: Person
+) -> None:
+    token, alice = hub.token("operator"), Operator(person, FLEET, broker, number=1_700_000_000)
+    fire, water = Stop(level=Level.HALT, scope="role:camera"), Stop(level=Level.SAFE, scope="device:pi-02")
+
+    def give(payload: bytes, after: object) -> Answer:
+        return hub.get(f"/api/v1/orders?after={after}", TEXT, "POST", payload, token=token)
+
+    by_one, by_another = alice.signed(alice.order(fire)), alice.signed(alice.order(water))  # both upon none
+    assert give(by_one, 0).status == 202
+    refused = give(by_another, 0)
+    assert (refused.status, refused.json["type"].rpartition("/")[2]) == (409, "order-outdated")
+    assert refused.json["detail"].startswith("order 1700000001 is in force, and not 0;")
+    assert [stop["scope"] for stop in standing(hub)["order"]["stops"]] == ["role:camera"]
+
+    both = alice.signed(alice.order(fire, water))
+    assert give(both, 1_700_000_000).status == 409
+    assert give(both, 1_700_000_001).status == 202
+    assert number(hub) == 1_700_000_003
+    for wrong in ("-1", "x", "", 2**63):
+        assert give(alice.signed(alice.order()), wrong).status == 400
+    assert number(hub) == 1_700_000_003
+
+
 async def test_where_nobody_ever_gave_an_order_the_hub_looks_for_one_once_a_second(
     hub: Hub, cluster: Cluster, database: Database
 ) -> None:

@@ -5,6 +5,7 @@
 (() => {
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   let text = "";
+  let after = "";
 
   const onItsWay = (form, said) => {
     const judged = said.unjudged ? ` Whether its signer may was not found out here: ${said.unjudged}.` : "";
@@ -12,13 +13,13 @@
   };
 
   // What the hub is to sign is what was prepared, upon the order that it was prepared upon.
-  const offerHubKey = (prepared, after) => {
+  const offerHubKey = (prepared, upon) => {
     const form = document.getElementById("hub-sign");
     if (!form) return;
     for (const name of ["level", "scope", "reason", "resume"]) {
       form.elements[name].value = prepared.elements[name]?.value ?? "";
     }
-    form.elements.after.value = after;
+    form.elements.after.value = upon;
     document.getElementById("hub-guard").value = "";
     form.querySelector("output").textContent = "";
   };
@@ -29,8 +30,8 @@
       onItsWay(target, said);
     }
     if (!target.dataset.order) return;
-    text = said.text;
-    offerHubKey(target, said.after);
+    ({ text, after } = said);
+    offerHubKey(target, after);
     document.getElementById("order-text").textContent = text;
     document.getElementById("order-keygen").textContent = [
       `printf '%s\\n' ${quoted(text.replace(/\n$/, ""))} > order.json`,
@@ -51,8 +52,10 @@
     const pasted = `${document.getElementById("signed").value.trim()}\n`;
     // The signature alone, or the whole order as ssh-keygen's text and signature behind each other.
     const whole = pasted.startsWith("-----BEGIN") ? text + pasted : pasted;
+    // What was prepared here is for the order that was in force then; of another one only who made it knows.
+    const upon = text && whole.startsWith(text) ? `?after=${after}` : "";
     try {
-      const { said } = await page.post("/api/v1/orders", whole, "text/plain");
+      const { said } = await page.post(`/api/v1/orders${upon}`, whole, "text/plain");
       onItsWay(event.target, said);
     } catch (error) {
       page.tell(event.target, error.message, "bad");
