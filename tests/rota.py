@@ -1,4 +1,4 @@
-"""Which of the tests that take long a whole run has: a sixth of them, another sixth for another commit.
+"""Which of the tests that take long a whole run has: an eighth of them, another eighth for another commit.
 
 A test is long (``@pytest.mark.long``) when it takes a whole run more than 20 s and what it holds is held by quicker
 ones, too, for the most part: one more way to die, one more thing that is slow.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PARTS: Final = 6
+PARTS: Final = 8
 WHOLE_RUN: Final = "METRICA_WHOLE_RUN"
 """Set by ``./scripts/test`` without arguments; ``--every``, or the name of a file, runs all of them."""
 
