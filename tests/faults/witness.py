@@ -55,7 +55,7 @@ class Witness:
 
     def events(self, device: str) -> Sequence[Event]:
         """Return all events that came, in the order in which the device wrote them."""
-        return in_order(self._records[device])
+        return in_order(self._records[device].copy())  # at once: its thread goes on adding to it
 
     def contradictions(self, device: str) -> Sequence[str]:
         """Return one sentence for each number that meant two things."""
