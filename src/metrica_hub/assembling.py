@@ -37,6 +37,7 @@ from metrica_hub.adapters.store.attendance import Register
 from metrica_hub.adapters.store.changes import Caller, listen
 from metrica_hub.adapters.store.commands import Commands
 from metrica_hub.adapters.store.damage import DAMAGE
+from metrica_hub.adapters.store.followed import Followed
 from metrica_hub.adapters.store.identities import Identities
 from metrica_hub.adapters.store.keeper import Keeper
 from metrica_hub.adapters.store.lease import lease
@@ -128,7 +129,7 @@ def assembled(parts: Settings, writers: Pool, readers: Pool, order_key: OrderKey
     chance = random.SystemRandom().random
     reader, board, webhooks = Reader(readers), Board(), Webhooks(readers)
     metrics = Metrics(board, each_device=parts.metrics.devices, now=_now)
-    watcher = Watcher(reader, board, recent=RECENT_EVENTS)
+    watcher = Watcher(Followed(readers), reader, board, recent=RECENT_EVENTS)
     figures = BrokerFigures(connected=lambda: bus.connected)
     connected: list[Callable[[], object]] = [figures.forget]
     stops, rollouts, key = StopOrders(writers, fleet), Rollouts(readers), Key(Path(parts.hub.key_file))

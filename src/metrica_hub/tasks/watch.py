@@ -28,12 +28,16 @@ _REST_S: Final = 0.1
 _log = structlog.get_logger()
 
 
-class Source(Protocol):
-    """What watching asks of the database."""
+class Devices(Protocol):
+    """What watching asks of the database about devices."""
 
     async def changed_devices(self, *, after: int, limit: int) -> list[DeviceState]:
         """Return devices that changed after a cursor, in order."""
         ...
+
+
+class Events(Protocol):
+    """What it asks about events."""
 
     async def new_events(self, *, after: int, limit: int) -> list[EventRow]:
         """Return events after a cursor, in order."""
@@ -71,8 +75,9 @@ class Display(Protocol):
 class Watcher:
     """The loop's surroundings."""
 
-    def __init__(self, source: Source, display: Display, *, recent: int) -> None:
-        self._source = source
+    def __init__(self, devices: Devices, events: Events, display: Display, *, recent: int) -> None:
+        self._devices = devices
+        self._events = events
         self._display = display
         self._recent = recent
         self._wake = Wake()
@@ -99,14 +104,14 @@ class Watcher:
 
     async def look(self) -> None:
         """Show everything that is newer than what was shown."""
-        while devices := await self._source.changed_devices(after=self._change, limit=_PAGE):
+        while devices := await self._devices.changed_devices(after=self._change, limit=_PAGE):
             self._change = devices[-1].change
             self._display.show_devices(devices)
         if self._cursor is None:
-            newest = await self._source.events(device=None, before=2**63 - 1, limit=self._recent)
-            self._display.recall(await self._source.tidings())
+            newest = await self._events.events(device=None, before=2**63 - 1, limit=self._recent)
+            self._display.recall(await self._events.tidings())
             self._cursor = newest[0].cursor if newest else 0
             self._display.show_events(newest[::-1])
-        while events := await self._source.new_events(after=self._cursor, limit=_PAGE):
+        while events := await self._events.new_events(after=self._cursor, limit=_PAGE):
             self._cursor = events[-1].cursor
             self._display.show_events(events)

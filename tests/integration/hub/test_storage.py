@@ -17,6 +17,7 @@ from tests.fixtures.database import Cluster, Database
 from tests.unit.hub.values import PI, STREAM, event, heartbeat, said, status
 
 from metrica_fleet.identity import CommitId, DeviceId, ReleaseDigest, StreamId
+from metrica_fleet.messages import Presence, Status
 from metrica_fleet.records import Record, Vitals
 from metrica_hub.adapters.store.keeper import Keeper
 from metrica_hub.adapters.store.migrate import migrate, own_steps
@@ -45,7 +46,9 @@ class Store(NamedTuple):
     writer: Writer
     keeper: Keeper
 
-    async def put(self, *records: Record, device: DeviceId = PI, writer: Writer | None = None) -> Writes:
+    async def put(
+        self, *records: Record | Status | Presence, device: DeviceId = PI, writer: Writer | None = None
+    ) -> Writes:
         """Commit ``records`` as one batch."""
         batch = [said(record, device=device) for record in records]
         return await (writer or self.writer).commit(streams_of(batch), partial(plan, batch))

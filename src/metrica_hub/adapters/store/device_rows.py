@@ -10,15 +10,15 @@ from sys import intern
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import structs
 
 from metrica_fleet.records import Vitals
 from metrica_hub.adapters.store.rows import instant
 from metrica_hub.decisions.fleet_state import Claimant, DeviceState, Refused, connection_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
-
-    from metrica_hub.adapters.store.pool import Row
 
 _MADE_OF: Final = (
     "presence",
@@ -72,10 +72,19 @@ _UP_TO: Final = _TO + len(_AS_THEY_ARE)
 
 DEVICE_COLUMNS: Final = ", ".join((*_MADE_OF, *_AS_THEY_ARE, *_VITALS))
 """What to select for ``device_of``."""
+_MOVING: Final = ("last_seen_at", "uptime_s", *(name for name in _VITALS if name != "disk_path"))
+MOVING_COLUMNS: Final = ", ".join(_MOVING)
+"""What to select for ``moved``: what each heartbeat changes."""
+REST_COLUMNS: Final = ", ".join(
+    # Whether it was ever heard counts, for one that never said more; when, does not.
+    ["last_seen_at IS NULL"]
+    + [name for name in (*_MADE_OF, *_AS_THEY_ARE, *_VITALS) if name not in {*_MOVING, "device", "change"}]
+)
+"""All else that ``device_of`` takes."""
 
 
-def device_of(row: Row) -> DeviceState:
-    """Return what ``row`` says, which has ``DEVICE_COLUMNS``."""
+def device_of(values: tuple[Any, ...]) -> DeviceState:
+    """Return what a row says that has ``DEVICE_COLUMNS``."""
     (
         presence,
         presence_reason,
@@ -93,9 +102,9 @@ def device_of(row: Row) -> DeviceState:
         first_seen_at,
         last_seen_at,
         agent_message,
-    ) = row[:_TO]
-    as_they_are = _held_once(dict(zip(_AS_THEY_ARE, row[_TO:_UP_TO], strict=True)), _COMMON)
-    vitals = _held_once(dict(zip(_VITALS, row[_UP_TO:], strict=True)), ("disk_path",))
+    ) = values[:_TO]
+    as_they_are = _held_once(dict(zip(_AS_THEY_ARE, values[_TO:_UP_TO], strict=True)), _COMMON)
+    vitals = _held_once(dict(zip(_VITALS, values[_UP_TO:], strict=True)), ("disk_path",))
     return DeviceState(
         connection=connection_of(presence, last_seen_at, hearing, flapping_since),
         connection_reason=hearing or presence_reason,
@@ -111,6 +120,18 @@ def device_of(row: Row) -> DeviceState:
         last_seen_at=in_ms(last_seen_at),
         agent_message=agent_message or "",
         **as_they_are,
+    )
+
+
+def moved(device: DeviceState, change: int, values: Iterable[Any]) -> DeviceState:
+    """Return ``device`` after a change of nothing but ``MOVING_COLUMNS``, of which ``values`` are."""
+    last_seen_at, uptime_s, *vitals = values
+    return structs.replace(
+        device,
+        change=change,
+        last_seen_at=in_ms(last_seen_at),
+        uptime_s=uptime_s,
+        vitals=Vitals(disk_path=device.vitals.disk_path, **dict(zip(_MOVING[2:], vitals, strict=True))),
     )
 
 

@@ -60,7 +60,7 @@ class Row(Protocol):
     """One row of an answer."""
 
     @overload
-    def __getitem__(self, column: str) -> Any: ...  # noqa: ANN401 - a column of any type
+    def __getitem__(self, column: str | int) -> Any: ...  # noqa: ANN401 - a column of any type
 
     @overload
     def __getitem__(self, column: slice) -> tuple[Any, ...]: ...

@@ -152,7 +152,7 @@ class Reader:
 
 
 def _devices(rows: Iterable[Row]) -> list[DeviceState]:
-    return [device_of(row) for row in rows]
+    return [device_of(row[:]) for row in rows]
 
 
 def _events(rows: Iterable[Row]) -> list[EventRow]:
