@@ -42,6 +42,8 @@ class Followed:
             changed = [row[:] for row in await connection.fetch(_CHANGED, after, limit)]
             strangers = [device for device, _, rest, *_ in changed if not self._is_held(device, rest)]
             rows = await connection.fetch(_WHOLE, strangers) if strangers else []
+        for device in strangers:
+            self._held.pop(device, None)
         whole = [(row[0], device_of(row[1:])) for row in rows]
         self._held.update((state.device, (rest, state)) for rest, state in whole)
         met = {state.device for _, state in whole}
