@@ -278,6 +278,7 @@ def newcomers(home: Path) -> dict[str, str]:
         ),
         ("10  2s  demo  …", "7  1s  demo  anything", "7  1s  ada  anything"),
         ("5/5 at rest", "5/5 at rest", "4/5 at rest"),
+        ("rollout 2 of 0d9b9676  ✔ done", "rollout 1 of aaaabbb1  ✔ done", "rollout 1 of aaaabbb1  ■ halted"),
     ],
 )
 def test_a_line_of_the_tutorial_is_found_whatever_its_times_and_nothing_else_is(
