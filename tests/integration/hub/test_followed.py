@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 DEVICES: Final = tuple(DeviceId(f"pi-{number:02}") for number in range(1, 8))
 EVERY_COLUMN: Final = """
 SELECT column_name, data_type FROM information_schema.columns
-WHERE table_schema = 'public' AND table_name = 'devices' AND is_generated = 'NEVER' AND column_name NOT IN ('device', 'change') ORDER BY 1
+WHERE table_schema = 'public' AND table_name = 'devices' AND is_generated = 'NEVER'
+    AND column_name NOT IN ('device', 'change') ORDER BY 1
 """
 OTHERS: Final = {
     "ARRAY": "'{other}'",
