@@ -28,7 +28,7 @@ class Board:
 
     def __init__(self) -> None:
         self.notice = Notice()
-        self.latest = Latest(self.notice)
+        self.latest = Latest()
         self.event_ring: Ring[EventRow] = Ring(_RING, self.notice)
         self.tidings = Tidings()
         self.is_stale = True
@@ -53,7 +53,7 @@ class Board:
             self._counts[group] += 1
             self._commits[commit] += 1
         self._counts, self._commits = +self._counts, +self._commits
-        self.latest.tell()
+        self.notice.give()
 
     def show_events(self, events: Sequence[EventRow]) -> None:
         """Put these events, oldest first."""

@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from metrica_hub.decisions.fleet_state import DeviceState
-    from metrica_hub.web.ring import Notice
 
 
 class Latest:
     """The devices by name; the one that changed last comes last."""
 
-    def __init__(self, notice: Notice) -> None:
-        """``notice`` is given after a change."""
+    def __init__(self) -> None:
         self._held: dict[str, DeviceState] = {}
-        self._notice = notice
 
     @property
     def newest(self) -> int:
@@ -30,10 +27,6 @@ class Latest:
         before = self._held.pop(device.device, None)  # so that it comes last
         self._held[device.device] = device
         return before
-
-    def tell(self) -> None:
-        """Wake the readers."""
-        self._notice.give()
 
     def get(self, name: str) -> DeviceState | None:
         """Return one device."""

@@ -9,9 +9,12 @@ import pytest
 from tests.fixtures.broker import Broker
 from tests.fixtures.database import Cluster, Database
 from tests.fixtures.hub import Hub
+from tests.integration.hub.stored import TABLES, Store, opened
+
+from metrica_hub.adapters.store.migrate import migrate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncGenerator, Iterator
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +44,12 @@ def hub(broker: Broker, database: Database) -> Iterator[Hub]:
     with Hub(database.url, broker.port) as running:
         running.wait_until_ready()
         yield running
+
+
+@pytest.fixture
+async def store(database: Database) -> AsyncGenerator[Store]:
+    """A store in a database of the test's own, with room for records."""
+    await migrate(database.url)
+    async with opened(database) as made:
+        await made.keeper.make_room(TABLES)
+        yield made

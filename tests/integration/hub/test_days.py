@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from tests.integration.hub.test_storage import opened
+from tests.integration.hub.stored import opened
 
 from metrica_hub.adapters.store.migrate import migrate
 from metrica_hub.adapters.store.reader import Reader

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 from msgspec import structs
-from tests.integration.hub.test_storage import TABLES, Store, opened
 from tests.unit.hub.values import at, heartbeat, presence, status
 
 from metrica_fleet.identity import CommitId, DeviceId
@@ -17,14 +16,11 @@ from metrica_fleet.records import Vitals
 from metrica_fleet.stop import Level
 from metrica_hub.adapters.store.attendance import Register
 from metrica_hub.adapters.store.followed import Followed
-from metrica_hub.adapters.store.migrate import migrate
 from metrica_hub.adapters.store.reader import Reader
 from metrica_hub.decisions.attendance import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
-    from tests.fixtures.database import Database
+    from tests.integration.hub.stored import Store
 
     from metrica_hub.decisions.fleet_state import DeviceState
 
@@ -66,14 +62,6 @@ class Follower:
             self.devices.update((device.device, device) for device in found)
             told += found
         return told
-
-
-@pytest.fixture
-async def store(database: Database) -> AsyncGenerator[Store]:
-    await migrate(database.url)
-    async with opened(database) as made:
-        await made.keeper.make_room(TABLES)
-        yield made
 
 
 async def say_something(store: Store, device: DeviceId, seq: int, chance: random.Random) -> None:

@@ -5,80 +5,27 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import NamedTuple, cast
 
 import pytest
 from msgspec import structs
 from tests.fixtures.database import Cluster, Database
-from tests.unit.hub.values import PI, STREAM, event, heartbeat, said, status
+from tests.integration.hub.stored import TABLES, Store, opened
+from tests.unit.hub.values import STREAM, event, heartbeat, said, status
 
 from metrica_fleet.identity import CommitId, DeviceId, ReleaseDigest, StreamId
-from metrica_fleet.messages import Presence, Status
 from metrica_fleet.records import Record, Vitals
-from metrica_hub.adapters.store.keeper import Keeper
 from metrica_hub.adapters.store.migrate import migrate, own_steps
-from metrica_hub.adapters.store.pool import RETAIN_LOCK, Pool, close_pool, open_pool
+from metrica_hub.adapters.store.pool import RETAIN_LOCK
 from metrica_hub.adapters.store.rows import HEARTBEAT_COLUMNS
 from metrica_hub.adapters.store.writer import COPY_FROM, Writer
 from metrica_hub.decisions.coverage import MOST_SPANS
 from metrica_hub.decisions.intake import Arrival
-from metrica_hub.decisions.plan import Writes, plan, streams_of
-from metrica_hub.decisions.retention import Cut, Growing, partition_of
+from metrica_hub.decisions.plan import plan, streams_of
+from metrica_hub.decisions.retention import partition_of
 from metrica_hub.errors import Unstorable
-
-TABLES = (
-    Growing("heartbeats", Cut.DAY, 90),
-    Growing("events", Cut.MONTH, 365),
-    Growing("dead_letters", Cut.MONTH, 90),
-    Growing("heartbeats_5m_sums", Cut.MONTH, 365),
-    Growing("heartbeats_1h_sums", Cut.MONTH, 1825),
-)
-
-
-class Store(NamedTuple):
-    """A database with our schema, and who writes to it."""
-
-    pool: Pool
-    writer: Writer
-    keeper: Keeper
-
-    async def put(
-        self, *records: Record | Status | Presence, device: DeviceId = PI, writer: Writer | None = None
-    ) -> Writes:
-        """Commit ``records`` as one batch."""
-        batch = [said(record, device=device) for record in records]
-        return await (writer or self.writer).commit(streams_of(batch), partial(plan, batch))
-
-    async def ask(self, sql: str, *parameters: object) -> list[tuple[object, ...]]:
-        """Return the rows of a query."""
-        async with self.pool.acquire(timeout=10) as connection:
-            return [tuple(cast("Iterable[object]", row)) for row in await connection.fetch(sql, *parameters)]
-
-    async def summed(self) -> None:
-        """Sum up all there is."""
-        while await self.keeper.sum_up():
-            pass
-
-
-@asynccontextmanager
-async def opened(database: Database) -> AsyncGenerator[Store]:
-    pool = await open_pool(database.url, name="test", size=6)
-    try:
-        yield Store(pool, Writer(pool), Keeper(pool))
-    finally:
-        await close_pool(pool, within_s=1)
-
-
-@pytest.fixture
-async def store(database: Database) -> AsyncGenerator[Store]:
-    await migrate(database.url)
-    async with opened(database) as made:
-        await made.keeper.make_room(TABLES)
-        yield made
 
 
 def some_records(count: int) -> list[Record]:

@@ -15,6 +15,7 @@ from msgspec import structs
 from metrica_fleet.records import Vitals
 from metrica_hub.adapters.store.rows import instant
 from metrica_hub.decisions.fleet_state import Claimant, DeviceState, Refused, connection_of
+from metrica_hub.decisions.rollout_view import in_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -108,16 +109,16 @@ def device_of(values: tuple[Any, ...]) -> DeviceState:
     return DeviceState(
         connection=connection_of(presence, last_seen_at, hearing, flapping_since),
         connection_reason=hearing or presence_reason,
-        connection_at=in_ms(hearing_at or presence_at),
-        flapping_since=in_ms(flapping_since),
-        claimed_since=in_ms(claimed_since),
+        connection_at=shown_at(hearing_at or presence_at),
+        flapping_since=shown_at(flapping_since),
+        claimed_since=shown_at(claimed_since),
         claimants=() if claimants == _NOBODY else _CLAIMANTS.decode(claimants),
         tags=tuple(tags),
         refused=None if refused_commit is None else _refused(refused_commit, refused_reason, refused_message),
         vitals=Vitals(**vitals),
-        status_at=in_ms(status_at),
-        first_seen_at=in_ms(first_seen_at) or first_seen_at,
-        last_seen_at=in_ms(last_seen_at),
+        status_at=shown_at(status_at),
+        first_seen_at=shown_at(first_seen_at) or first_seen_at,
+        last_seen_at=shown_at(last_seen_at),
         agent_message=agent_message or "",
         **as_they_are,
     )
@@ -129,19 +130,16 @@ def moved(device: DeviceState, change: int, values: Iterable[Any]) -> DeviceStat
     return structs.replace(
         device,
         change=change,
-        last_seen_at=in_ms(last_seen_at),
+        last_seen_at=shown_at(last_seen_at),
         uptime_s=uptime_s,
         vitals=Vitals(disk_path=device.vitals.disk_path, **dict(zip(_MOVING[2:], vitals, strict=True))),
     )
 
 
-def in_ms(at: datetime | None) -> datetime | None:
-    """Return ``at`` as it is outside the bus, with at most milliseconds (CONVENTIONS 3.1, 2).
-
-    Infinity, as older hubs stored it, is no time at all.
-    """
+def shown_at(at: datetime | None) -> datetime | None:
+    """Return ``at`` as it is shown outside. Infinity, as older hubs stored it, is no time at all."""
     at = instant(at)
-    return None if at is None else at.replace(microsecond=at.microsecond // 1000 * 1000)
+    return None if at is None else in_ms(at)
 
 
 def _refused(commit: str, reason: str | None, message: str | None) -> Refused:

@@ -10,7 +10,7 @@ import msgspec
 from metrica_fleet.identity import StreamId
 from metrica_fleet.messages import Service
 from metrica_fleet.records import Scalar
-from metrica_hub.adapters.store.device_rows import DEVICE_COLUMNS, device_of, in_ms
+from metrica_hub.adapters.store.device_rows import DEVICE_COLUMNS, device_of, shown_at
 from metrica_hub.adapters.store.pool import borrowed
 from metrica_hub.adapters.store.queries import statement
 from metrica_hub.decisions.day import TROUBLES, Day
@@ -120,7 +120,7 @@ class Reader:
     async def tidings(self) -> list[Tiding]:
         """Return what devices told of late, of each kind the last."""
         rows = await self._fetch(_TIDINGS, sorted(TOLD), LASTS, _AMONG)
-        return [Tiding(row["device"], row["kind"], in_ms(row["at"]) or row["at"]) for row in rows]
+        return [Tiding(row["device"], row["kind"], shown_at(row["at"]) or row["at"]) for row in rows]
 
     async def vitals(self, device: str, *, since: datetime, width: timedelta) -> list[VitalsPoint]:
         """Return what ``device`` was like in each ``width`` since then, oldest first; not where it was not heard.
@@ -162,7 +162,7 @@ def _events(rows: Iterable[Row]) -> list[EventRow]:
 def _running(row: Row) -> Running:
     return Running(
         services=_RUNNING.decode(row["services"]),
-        services_at=in_ms(row["received_at"]) or row["received_at"],
+        services_at=shown_at(row["received_at"]) or row["received_at"],
         services_untold=row["untold"],
         engine_answers=row["engine_answers"],
     )
@@ -178,8 +178,8 @@ def _event(row: Row) -> EventRow:
         device=row["device"],
         stream=row["stream"].hex,
         seq=row["seq"],
-        received_at=in_ms(row["received_at"]) or row["received_at"],
-        at=in_ms(row["at"]),
+        received_at=shown_at(row["received_at"]) or row["received_at"],
+        at=shown_at(row["at"]),
         uptime_s=row["uptime_s"],
         boot_id=row["boot_id"],
         kind=row["kind"],
