@@ -396,10 +396,12 @@ async def door(port: int, folder: Path, *, newest: ssl.TLSVersion = ssl.TLSVersi
     heard = bytearray()
 
     async def pumped(reader: asyncio.StreamReader, to: asyncio.StreamWriter, into: bytearray) -> None:
-        while more := await reader.read(65_536):
-            into += more
-            to.write(more)
-        to.close()
+        try:
+            while more := await reader.read(65_536):
+                into += more
+                to.write(more)
+        finally:
+            to.close()  # also when the other end was reset: nobody else closes it
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
